@@ -1,1 +1,19 @@
-//! Under construction.
+//! What the controller and the agent both say: identifiers, wire messages, the image manifest and
+//! the pure logic on them.
+//!
+//! No I/O, no clock, no async. Wire enums are append-only: a new variant goes to the end, and what
+//! a variant or struct holds never changes; `tests/golden.rs` holds the bytes of every version.
+
+pub mod boot;
+pub mod codec;
+pub mod disk;
+pub mod event;
+pub mod hash;
+pub mod id;
+pub mod inventory;
+pub mod layout;
+pub mod manifest;
+pub mod to_agent;
+pub mod to_controller;
+pub mod transfer;
+pub mod version;

@@ -1,0 +1,205 @@
+//! What a controller says to an agent.
+
+use crate::{
+    boot::ReportConfig,
+    disk::DiskSelector,
+    event::Step,
+    hash::Hash,
+    id::{Mac, NodeId, Revision, TaskId},
+    layout::Layout,
+    manifest::SignedManifest,
+};
+use serde::{Deserialize, Serialize};
+
+/// Answer on an enrolment stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EnrolReply {
+    /// Here is a certificate for the key in the request.
+    Granted {
+        /// Who the controller takes this machine for.
+        node: NodeId,
+        /// The certificate, DER.
+        certificate: Vec<u8>,
+        /// Ed25519 public key that manifests are signed with, 32 bytes.
+        manifest_key: Vec<u8>,
+    },
+    /// No certificate; asking again with the same token is useless.
+    Refused {
+        /// Why, for the console.
+        reason: String,
+    },
+}
+
+/// A message on the session stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToAgent {
+    /// Answer to the session's hello, and again whenever the standing changes.
+    Welcome {
+        /// The node's name.
+        name: String,
+        /// What the node may expect.
+        standing: Standing,
+    },
+    /// Carry out this task. Sent again after a reconnect; an agent that has it goes on.
+    Task(Box<Task>),
+    /// Events up to this number are kept.
+    Ack {
+        /// Of which task.
+        task: TaskId,
+        /// The last number kept.
+        number: u32,
+    },
+    /// Stop the task at the next safe point.
+    Cancel {
+        /// Which.
+        task: TaskId,
+        /// Why.
+        reason: String,
+    },
+    /// Flush and restart the machine.
+    Reboot {
+        /// Why, for the console.
+        reason: String,
+    },
+}
+
+/// What a node may expect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// Not approved: nothing will be written.
+    AwaitingApproval {
+        /// What the operator has to do.
+        reason: String,
+    },
+    /// Approved; tasks may follow.
+    Approved,
+}
+
+/// A task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// Its identity.
+    pub id: TaskId,
+    /// What is to be done.
+    pub work: Work,
+}
+
+/// Kinds of work.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Work {
+    /// Put an image into a slot.
+    Deploy(Box<Deploy>),
+    /// Make another slot the one that starts.
+    SelectSlot(SelectSlot),
+}
+
+/// Put one partition of an image into a slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deploy {
+    /// The revision.
+    pub image: Revision,
+    /// Its signed root.
+    pub manifest: SignedManifest,
+    /// Which of its partitions.
+    pub partition: String,
+    /// The disk.
+    pub disk: DiskSelector,
+    /// The scheme that the disk must have or get.
+    pub layout: Layout,
+    /// The slot.
+    pub slot: u16,
+    /// What may be lost.
+    pub overwrite: Overwrite,
+    /// How the system is adapted.
+    pub fix_up: FixUp,
+}
+
+/// What a deploy may destroy besides what Metalcast itself put there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Overwrite {
+    /// Nothing: a blank disk, or the layout with a slot that is blank.
+    BlankOnly,
+    /// The slot's present system, which Metalcast deployed.
+    OwnSlot,
+    /// Whatever is there: the operator said so.
+    Anything,
+}
+
+/// How a deployed system is adapted to its node and slot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FixUp {
+    /// The host name it gets.
+    pub hostname: String,
+    /// How it reports in at its first start; `None` leaves that out.
+    pub report: Option<ReportConfig>,
+}
+
+/// Make a slot of a disk the one that starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelectSlot {
+    /// The disk.
+    pub disk: DiskSelector,
+    /// The scheme that it must have.
+    pub layout: Layout,
+    /// The slot.
+    pub slot: u16,
+}
+
+/// Answer to a request for a page: the encoded page, or why not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PageReply {
+    /// The encoded page; the agent holds it against the hash in the root.
+    Page(Vec<u8>),
+    /// It cannot be had.
+    Unavailable {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Precedes each frame on a chunk stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChunkHeader {
+    /// This many bytes of frame follow.
+    Frame {
+        /// The chunk's [`crate::manifest::Chunk::index`].
+        index: u32,
+        /// Length of the frame.
+        bytes: u32,
+        /// Its hash, as the controller's manifest has it.
+        hash: Hash,
+    },
+    /// The controller cannot send it.
+    Unavailable {
+        /// Which.
+        index: u32,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Work {
+    /// The steps that the work takes, in order.
+    pub fn steps(&self) -> &'static [Step] {
+        match self {
+            Self::Deploy(_) => &[
+                Step::CheckDisk,
+                Step::Partition,
+                Step::Format,
+                Step::Clear,
+                Step::Transfer,
+                Step::Verify,
+                Step::FirstBlocks,
+                Step::FixUp,
+                Step::BootCode,
+                Step::Activate,
+            ],
+            Self::SelectSlot(_) => &[Step::CheckDisk, Step::Activate],
+        }
+    }
+}
+
+/// The text on the console of a node that waits for its operator.
+pub fn awaiting_approval(name: &str, mac: Mac) -> String {
+    format!("{name} ({mac}) is new: approve it with `metalcast node approve {name}`")
+}

@@ -1,0 +1,263 @@
+//! The bytes of every message, kept per protocol version: a change that an older peer would not
+//! understand fails here. `METALCAST_BLESS=1` writes the file of a new version.
+
+use metalcast_shared::{
+    boot::{BootConfig, EnrolmentToken, ReportConfig, ReportToken, SystemReport},
+    codec,
+    disk::{Content, Disk, DiskSelector},
+    event::{Numbered, Progress, Step, TaskEvent},
+    hash::Hash,
+    id::{BootId, JobId, Mac, NodeId, TaskId},
+    inventory::{Fingerprint, Firmware, Inventory, Nic, Smbios},
+    layout::Layout,
+    manifest::{Chunk, Manifest, Page, PageRef, Partition, Run, SignedManifest},
+    to_agent::{
+        ChunkHeader, Deploy, EnrolReply, FixUp, Overwrite, PageReply, SelectSlot, Standing, Task,
+        ToAgent, Work,
+    },
+    to_controller::{Enrol, Hello, LogLevel, Open, Phase, ToController},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{fmt::Debug, fmt::Write, path::Path};
+use uuid::Uuid;
+
+fn node() -> NodeId {
+    NodeId(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001))
+}
+
+fn boot() -> BootId {
+    BootId(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0002))
+}
+
+fn task() -> TaskId {
+    TaskId { job: JobId(3), node: node(), generation: 2 }
+}
+
+fn mac() -> Mac {
+    Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56])
+}
+
+fn disk() -> Disk {
+    Disk {
+        name: "vda".into(),
+        serial: Some("MC1".into()),
+        wwn: None,
+        model: Some("QEMU".into()),
+        bytes: 4 << 30,
+        logical_sector: 512,
+        physical_sector: 4096,
+        rotational: true,
+        transport: Some("virtio".into()),
+        contents: vec![Content { partition: Some(5), what: "ext4".into(), bytes: 1 << 30 }],
+    }
+}
+
+fn selector() -> DiskSelector {
+    DiskSelector { serial: Some("MC1".into()), wwn: None, bytes: 4 << 30 }
+}
+
+fn layout() -> Layout {
+    Layout {
+        name: "lab".into(),
+        boot_mib: 64,
+        swap_mib: 128,
+        reserve_mib: 16,
+        slots: 3,
+        slot_mib: 1024,
+    }
+}
+
+fn inventory() -> Inventory {
+    Inventory {
+        cpu_model: "cpu".into(),
+        cpu_cores: 1,
+        cpu_threads: 2,
+        memory_bytes: 512 << 20,
+        disks: vec![disk()],
+        nics: vec![Nic {
+            name: "eth0".into(),
+            mac: mac(),
+            driver: Some("virtio_net".into()),
+            link: true,
+            speed_mbit: None,
+            pci_id: Some("1af4:1000".into()),
+            boot: true,
+        }],
+        smbios: Smbios { uuid: Some("u".into()), ..Smbios::default() },
+        firmware: Firmware::Uefi,
+        kernel: "6.1.0".into(),
+    }
+}
+
+fn deploy() -> Deploy {
+    Deploy {
+        image: "lab/debian@7".parse().unwrap(),
+        manifest: SignedManifest { root: vec![1, 2], signature: vec![3; 4] },
+        partition: "sda1".into(),
+        disk: selector(),
+        layout: layout(),
+        slot: 5,
+        overwrite: Overwrite::OwnSlot,
+        fix_up: FixUp {
+            hostname: "node1".into(),
+            report: Some(ReportConfig { url: "http://10.0.0.1/report".into(), token: "t".into() }),
+        },
+    }
+}
+
+fn manifest() -> Manifest {
+    Manifest {
+        version: 1,
+        revision: "lab/debian@7".parse().unwrap(),
+        created_unix: 1_700_000_000,
+        provenance: "p".into(),
+        partitions: vec![Partition {
+            name: "sda1".into(),
+            filesystem: "ext4".into(),
+            file: "sda1.ext4-ptcl-img.zst".into(),
+            block_bytes: 4096,
+            total_blocks: 1000,
+            used_blocks: 600,
+            device_bytes: 4_096_000,
+            chunk_blocks: 256,
+            chunks: 1,
+            head_bytes: 100,
+            file_bytes: 10_000,
+            pages: vec![PageRef { hash: Hash::of(b"page"), offset: 0, bytes: 90 }],
+        }],
+    }
+}
+
+fn page() -> Page {
+    Page {
+        chunks: vec![Chunk {
+            index: 0,
+            runs: vec![Run { start: 0, count: 3 }],
+            offset: 100,
+            frame_bytes: 50,
+            frame_hash: Hash::of(b"frame"),
+            data_hash: Hash::of(b"data"),
+            zero: false,
+        }],
+    }
+}
+
+/// Collects `name hex` lines and checks that each message survives the journey.
+#[derive(Default)]
+struct Book(String);
+
+impl Book {
+    fn add<T: Serialize + DeserializeOwned + PartialEq + Debug>(
+        &mut self,
+        name: &str,
+        message: &T,
+    ) {
+        let bytes = codec::encode(message);
+        assert_eq!(&codec::decode::<T>(&bytes, 1 << 20).unwrap(), message, "{name}");
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        writeln!(self.0, "{name} {hex}").unwrap();
+    }
+}
+
+fn to_controller(book: &mut Book) {
+    let fingerprint = Fingerprint::from(&inventory());
+    let enrol = Enrol { token: "t".into(), request: vec![1], fingerprint };
+    book.add("open.enrol", &Open::Enrol(enrol));
+    let phases = vec![Phase { name: "dhcp".into(), ended_millis: 1500 }];
+    let hello =
+        Hello { protocol: 1, agent: "0.1.0".into(), boot: boot(), task: Some(task()), phases };
+    book.add("open.session", &Open::Session(hello));
+    let revision = || "lab/debian@7".parse().unwrap();
+    let partition = || "sda1".to_owned();
+    book.add("open.page", &Open::Page { revision: revision(), partition: partition(), page: 1 });
+    let positions = vec![0, 1023];
+    let chunks = Open::Chunks { revision: revision(), partition: partition(), page: 0, positions };
+    book.add("open.chunks", &chunks);
+    book.add("inventory", &ToController::Inventory(Box::new(inventory())));
+    book.add("heartbeat", &ToController::Heartbeat { uptime_seconds: 9, resident_bytes: 1 << 25 });
+    let step = Step::Transfer;
+    for (name, what) in [
+        ("event.started", TaskEvent::StepStarted { step }),
+        ("event.note", TaskEvent::StepNote { step, text: "n".into() }),
+        ("event.step-done", TaskEvent::StepDone { step, millis: 12 }),
+        ("event.done", TaskEvent::Done),
+        ("event.failed", TaskEvent::Failed { step: Some(step), cause: "c".into() }),
+    ] {
+        book.add(name, &ToController::Event { task: task(), event: Numbered { number: 1, what } });
+    }
+    let progress = Progress { step, done_bytes: 1, total_bytes: 300, wire_bytes: 0 };
+    book.add("progress", &ToController::Progress { task: task(), progress });
+    book.add("log", &ToController::Log { level: LogLevel::Warn, text: "l".into() });
+    for step in Work::Deploy(Box::new(deploy())).steps() {
+        book.add(&format!("step.{step}"), step);
+    }
+}
+
+fn to_agent(book: &mut Book) {
+    let granted =
+        EnrolReply::Granted { node: node(), certificate: vec![1], manifest_key: vec![2; 32] };
+    book.add("enrol.granted", &granted);
+    book.add("enrol.refused", &EnrolReply::Refused { reason: "r".into() });
+    let waiting = Standing::AwaitingApproval { reason: "r".into() };
+    book.add("welcome.new", &ToAgent::Welcome { name: "node1".into(), standing: waiting });
+    let standing = Standing::Approved;
+    book.add("welcome.approved", &ToAgent::Welcome { name: "node1".into(), standing });
+    let work = Work::Deploy(Box::new(deploy()));
+    book.add("task.deploy", &ToAgent::Task(Box::new(Task { id: task(), work })));
+    let select = SelectSlot { disk: selector(), layout: layout(), slot: 6 };
+    let work = Work::SelectSlot(select);
+    book.add("task.select-slot", &ToAgent::Task(Box::new(Task { id: task(), work })));
+    book.add("ack", &ToAgent::Ack { task: task(), number: 300 });
+    book.add("cancel", &ToAgent::Cancel { task: task(), reason: "r".into() });
+    book.add("reboot", &ToAgent::Reboot { reason: "r".into() });
+    book.add("page", &PageReply::Page(vec![1, 2]));
+    book.add("page.unavailable", &PageReply::Unavailable { reason: "r".into() });
+    book.add("chunk", &ChunkHeader::Frame { index: 7, bytes: 50, hash: Hash::of(b"frame") });
+    book.add("chunk.unavailable", &ChunkHeader::Unavailable { index: 7, reason: "r".into() });
+}
+
+fn stored(book: &mut Book) {
+    book.add("manifest", &manifest());
+    book.add("manifest.page", &page());
+    let token = EnrolmentToken { boot: boot(), mac: mac(), expires_unix: 1_700_000_900 };
+    book.add("token.enrolment", &token);
+    book.add("token.report", &ReportToken { task: task() });
+}
+
+#[test]
+fn messages_have_the_bytes_of_their_version() {
+    let mut book = Book::default();
+    to_controller(&mut book);
+    to_agent(&mut book);
+    stored(&mut book);
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1.txt");
+    if std::env::var_os("METALCAST_BLESS").is_some() {
+        std::fs::write(&file, &book.0).unwrap();
+    }
+    let golden = std::fs::read_to_string(&file).unwrap();
+    for (ours, golden) in book.0.lines().zip(golden.lines()) {
+        assert_eq!(ours, golden);
+    }
+    assert_eq!(book.0.lines().count(), golden.lines().count());
+}
+
+/// What travels as JSON: the boot segment, which a later agent must still read, and the report of a
+/// deployed system, whose writer is a shell script inside an image.
+#[test]
+fn json_forms_are_stable() {
+    let config = BootConfig {
+        boot: boot(),
+        mac: mac(),
+        controllers: vec!["10.77.0.1:7777".parse().unwrap(), "[fd00::1]:7777".parse().unwrap()],
+        ca_pem: "PEM".into(),
+        unix_time: 1_700_000_000,
+        token: "00ff".into(),
+    };
+    assert_eq!(
+        serde_json::to_string(&config).unwrap(),
+        r#"{"boot":"01900000-0000-7000-8000-000000000002","mac":"52:54:00:12:34:56","controllers":["10.77.0.1:7777","[fd00::1]:7777"],"ca_pem":"PEM","unix_time":1700000000,"token":"00ff"}"#
+    );
+    let report = r#"{"token":"t","hostname":"node1","machine_id":"m","kernel":"6.1","root":"/dev/vda5","uptime_seconds":9}"#;
+    let report: SystemReport = serde_json::from_str(report).unwrap();
+    assert_eq!((report.root.as_str(), report.uptime_seconds), ("/dev/vda5", 9));
+}
