@@ -1,0 +1,179 @@
+//! The bytes of a reply.
+//!
+//! Boot files are told twice, in the header and in options 66/67: U-Boot reads only the header,
+//! some UEFI firmware only the options.
+
+use super::{Config, Destination, ReplyKind};
+use crate::dhcp::{
+    boot::BootFile,
+    packet::{Program, Request},
+    wire::{Header, Op, Writer, code},
+};
+use std::net::Ipv4Addr;
+
+const OFFER: u8 = 2;
+const ACK: u8 = 5;
+const NAK: u8 = 6;
+
+/// PXE 2.1 section 2.2.3: sub-option 6, discovery control, with bit 3 "use the boot file named
+/// here, no menu, no discovery"; then the end mark.
+const PXE_DISCOVERY_CONTROL: [u8; 4] = [6, 1, 8, 255];
+/// iPXE's 176 `no-pxedhcp`: do not wait for a proxyDHCP server. Saves seconds at every boot.
+const IPXE_NO_PXEDHCP: [u8; 3] = [176, 1, 1];
+
+/// What may be left out where the client's buffer is small.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Everything,
+    Essentials,
+}
+
+pub(super) fn destination(request: &Request, kind: ReplyKind) -> Destination {
+    if !request.giaddr.is_unspecified() {
+        Destination::Relay(request.giaddr)
+    } else if request.ciaddr.is_unspecified() || matches!(kind, ReplyKind::Nak(_)) {
+        Destination::Broadcast
+    } else {
+        Destination::Client(request.ciaddr)
+    }
+}
+
+pub(super) fn build(
+    config: &Config,
+    request: &Request,
+    kind: ReplyKind,
+    boot: &BootFile,
+) -> Vec<u8> {
+    let bytes = write(config, request, kind, boot, Extent::Everything);
+    if bytes.len() <= request.max_reply_len {
+        return bytes;
+    }
+    write(config, request, kind, boot, Extent::Essentials)
+}
+
+fn write(
+    config: &Config,
+    request: &Request,
+    kind: ReplyKind,
+    boot: &BootFile,
+    extent: Extent,
+) -> Vec<u8> {
+    let mut out = Writer::new(&header(config, request, kind, boot));
+    let message_type = match kind {
+        ReplyKind::Offer(_) => OFFER,
+        ReplyKind::Ack(_) | ReplyKind::Informed => ACK,
+        ReplyKind::Nak(_) => NAK,
+    };
+    out.put(code::MESSAGE_TYPE, &[message_type]);
+    out.put_addresses(code::SERVER_ID, &[config.server]);
+    match kind {
+        ReplyKind::Nak(reason) => {
+            out.put(code::MESSAGE_TEXT, reason.to_string().as_bytes());
+        }
+        ReplyKind::Offer(_) | ReplyKind::Ack(_) => {
+            let secs = config.lease_secs;
+            out.put_number(code::LEASE_SECONDS, secs);
+            out.put_number(code::RENEWAL_SECONDS, secs / 2);
+            // RFC 2131 section 4.4.5: T2 is 7/8 of the lease.
+            out.put_number(code::REBINDING_SECONDS, secs - secs / 8);
+            put_network(&mut out, config, request, extent);
+            put_boot(&mut out, config, request, boot);
+        }
+        ReplyKind::Informed => {
+            put_network(&mut out, config, request, extent);
+            put_boot(&mut out, config, request, boot);
+        }
+    }
+    // RFC 3046 section 2.2: echoed, and last.
+    if let Some(relay_info) = &request.relay_info
+        && !request.giaddr.is_unspecified()
+    {
+        out.put(code::RELAY_INFO, relay_info);
+    }
+    out.finish()
+}
+
+fn header(config: &Config, request: &Request, kind: ReplyKind, boot: &BootFile) -> Header {
+    let (file, sname, siaddr) = match boot {
+        _ if matches!(kind, ReplyKind::Nak(_)) => (None, None, None),
+        BootFile::None(_) => (None, None, None),
+        BootFile::Tftp { file } => {
+            let server = config.boot.tftp_server;
+            (Some(file), Some(server.to_string()), Some(server))
+        }
+        // `next-server` is of use in iPXE scripts; UEFI HTTP boot ignores it.
+        BootFile::Script { url } | BootFile::Http { url } => {
+            (Some(url), None, Some(config.boot.tftp_server))
+        }
+    };
+    let is_nak = matches!(kind, ReplyKind::Nak(_));
+    Header {
+        op: Op::Reply,
+        hops: 0,
+        xid: request.xid,
+        secs: 0,
+        // RFC 2131 section 4.3.2: a NAK through a relay must reach a client that has no address.
+        broadcast: request.broadcast || (is_nak && !request.giaddr.is_unspecified()),
+        ciaddr: match kind {
+            ReplyKind::Ack(_) | ReplyKind::Informed => request.ciaddr,
+            ReplyKind::Offer(_) | ReplyKind::Nak(_) => Ipv4Addr::UNSPECIFIED,
+        },
+        yiaddr: match kind {
+            ReplyKind::Offer(ip) | ReplyKind::Ack(ip) => ip,
+            ReplyKind::Informed | ReplyKind::Nak(_) => Ipv4Addr::UNSPECIFIED,
+        },
+        siaddr: siaddr.unwrap_or(Ipv4Addr::UNSPECIFIED),
+        giaddr: request.giaddr,
+        chaddr: request.mac.0,
+        sname: sname.unwrap_or_default().into_bytes(),
+        file: file.cloned().unwrap_or_default().into_bytes(),
+    }
+}
+
+fn put_network(out: &mut Writer, config: &Config, request: &Request, extent: Extent) {
+    out.put_addresses(code::SUBNET_MASK, &[config.mask()]);
+    out.put_addresses(code::ROUTER, config.router.as_slice());
+    if extent == Extent::Essentials {
+        return;
+    }
+    out.put_addresses(code::DNS, &config.dns);
+    let reserved = config.reservations.get(&request.mac);
+    if let Some(hostname) = reserved.and_then(|it| it.hostname.as_ref()) {
+        out.put(code::HOST_NAME, hostname.as_bytes());
+    }
+    if let Some(domain) = &config.domain {
+        out.put(code::DOMAIN_NAME, domain.as_bytes());
+    }
+    out.put_addresses(code::BROADCAST_ADDRESS, &[config.broadcast()]);
+}
+
+fn put_boot(out: &mut Writer, config: &Config, request: &Request, boot: &BootFile) {
+    let file = match boot {
+        BootFile::None(_) => return,
+        BootFile::Tftp { file } => {
+            let server = config.boot.tftp_server.to_string();
+            out.put(code::TFTP_SERVER_NAME, server.as_bytes());
+            file
+        }
+        BootFile::Script { url } | BootFile::Http { url } => url,
+    };
+    out.put(code::BOOT_FILE_NAME, file.as_bytes());
+    match request.program() {
+        // PXE firmware reads option 43 only beside its own class.
+        Program::Pxe => {
+            out.put(code::VENDOR_CLASS, b"PXEClient");
+            out.put(code::VENDOR_SPECIFIC, &PXE_DISCOVERY_CONTROL);
+        }
+        // UEFI 2.10 section 24.7.2: without this echo the offer is not taken for HTTP boot.
+        Program::UefiHttp => {
+            out.put(code::VENDOR_CLASS, b"HTTPClient");
+        }
+        Program::Ipxe | Program::IpxeWithoutHttp => {
+            out.put(code::IPXE, &IPXE_NO_PXEDHCP);
+        }
+        Program::Plain => {}
+    }
+    if let Some(uuid) = &request.machine_uuid_raw {
+        out.put(code::MACHINE_UUID, uuid);
+    }
+}
