@@ -1,1 +1,13 @@
 //! Under construction.
+
+pub mod chunk;
+pub mod clonezilla;
+pub mod ext;
+pub mod grub;
+pub mod grubenv;
+pub mod layout;
+pub mod mbr;
+pub mod partclone;
+pub mod probe;
+pub mod stream;
+pub mod swap;

@@ -1,0 +1,205 @@
+//! The image store: revisions as directories that stock Clonezilla restores.
+//!
+//! ```text
+//! <dir>/<project>/<name>/<number>/  disk, parts, sda1.ext4-ptcl-img.zst, B2SUMS ...   Clonezilla's
+//!                                   metalcast.pages, metalcast.manifest               ours
+//! <dir>/.import-<random>/           an import under way; removed if it does not end well
+//! ```
+//!
+//! A revision exists if and only if its manifest does, which is written last. Everything here blocks
+//! on the disk: callers on an async runtime use `spawn_blocking`. Who may read what, and which
+//! revisions are in use, is decided elsewhere.
+
+mod error;
+mod import;
+mod layout;
+mod loaded;
+
+pub use error::{ImportError, StoreError};
+
+use layout::Layout;
+use loaded::Loaded;
+use metalcast_shared::{
+    id::{ImageName, Revision},
+    manifest::{Chunk, Manifest, SignedManifest},
+};
+use serde::Serialize;
+use std::{
+    collections::VecDeque,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Revisions whose manifest and open files are kept between two calls.
+const MAX_LOADED: usize = 32;
+
+/// Signs an encoded manifest. It must be deterministic, as Ed25519 is: a stored signature is checked
+/// by signing again.
+pub type Sign = Arc<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>;
+
+/// The image store of a controller.
+pub struct Images {
+    layout: Layout,
+    sign: Sign,
+    /// Most recently used last.
+    loaded: Mutex<VecDeque<(Revision, Arc<Loaded>)>>,
+    /// Held while a revision gets its number.
+    numbering: Mutex<()>,
+}
+
+/// How far an import is. Bytes count the files of the source as they are, compressed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ImportProgress {
+    /// The file being read.
+    pub file: String,
+    /// Bytes read so far, of all files.
+    pub done_bytes: u64,
+    /// Bytes of all files.
+    pub total_bytes: u64,
+}
+
+/// A revision in the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ImageSummary {
+    /// Which.
+    pub revision: Revision,
+    /// What can be said about it.
+    pub state: ImageState,
+}
+
+/// Whether a revision can be deployed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "state")]
+pub enum ImageState {
+    /// It can.
+    Ready {
+        /// When it was imported, seconds since 1970-01-01 UTC.
+        created_unix: i64,
+        /// Where it came from, for people.
+        provenance: String,
+        /// Its partitions.
+        partitions: Vec<PartitionSummary>,
+        /// Bytes of all partitions' files in the store.
+        stored_bytes: u64,
+    },
+    /// Its manifest or a file is not what it was when it was imported.
+    Damaged {
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+}
+
+/// A partition of a revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PartitionSummary {
+    /// Its name on the source, such as `sda1`.
+    pub name: String,
+    /// Kind of filesystem: `ext4`, `xfs` ...
+    pub filesystem: String,
+    /// Bytes that a target must have at least.
+    pub device_bytes: u64,
+    /// Bytes that a restore writes.
+    pub used_bytes: u64,
+    /// Bytes of its file in the store.
+    pub stored_bytes: u64,
+}
+
+impl Images {
+    /// Opens the store, which is made if it does not exist. What killed imports and removals left
+    /// behind is deleted; running ones, of this process or another, are left alone.
+    pub fn open(dir: &Path, sign: Sign) -> Result<Self, StoreError> {
+        let layout = Layout::open(dir)?;
+        layout.remove_leftovers()?;
+        Ok(Self { layout, sign, loaded: Mutex::default(), numbering: Mutex::default() })
+    }
+
+    /// Imports the Clonezilla directory `source` as the next revision of `name`. All its checksums
+    /// are verified. `progress` is called often, at least once a chunk. On any failure nothing is
+    /// left in the store. Memory: some chunks per processor and the bitmap of one partition.
+    pub fn import(
+        &self,
+        source: &Path,
+        name: &ImageName,
+        progress: &dyn Fn(ImportProgress),
+    ) -> Result<Revision, ImportError> {
+        import::import(self, source, name, progress)
+    }
+
+    /// All revisions, by name and number; damaged ones are listed as damaged.
+    pub fn list(&self) -> Result<Vec<ImageSummary>, StoreError> {
+        let revisions = self.layout.revisions()?;
+        Ok(revisions.into_iter().map(|revision| self.summary(revision)).collect())
+    }
+
+    /// The newest revision of `name`, damaged or not.
+    pub fn latest(&self, name: &ImageName) -> Result<Option<Revision>, StoreError> {
+        let numbers = self.layout.numbers(name)?;
+        let newest = numbers.present.into_iter().max();
+        Ok(newest.map(|number| Revision { image: name.clone(), number }))
+    }
+
+    /// A revision's manifest, as it is and as it was signed.
+    pub fn manifest(&self, revision: &Revision) -> Result<(Manifest, SignedManifest), StoreError> {
+        let loaded = self.load(revision)?;
+        Ok((loaded.manifest.clone(), loaded.signed.clone()))
+    }
+
+    /// A page of a partition's chunks, encoded; its hash is that in the manifest.
+    pub fn page(
+        &self,
+        revision: &Revision,
+        partition: &str,
+        page: u32,
+    ) -> Result<Vec<u8>, StoreError> {
+        self.load(revision)?.page(partition, page)
+    }
+
+    /// A chunk's frame; its hash is that in `chunk`, which comes from a page of that partition.
+    pub fn frame(
+        &self,
+        revision: &Revision,
+        partition: &str,
+        chunk: &Chunk,
+    ) -> Result<Vec<u8>, StoreError> {
+        self.load(revision)?.frame(partition, chunk)
+    }
+
+    /// Removes a revision, damaged or not. Its number is not given out again.
+    pub fn remove(&self, revision: &Revision) -> Result<(), StoreError> {
+        self.layout.remove(revision)?;
+        self.loaded().retain(|(loaded, _)| loaded != revision);
+        Ok(())
+    }
+
+    fn summary(&self, revision: Revision) -> ImageSummary {
+        let state = match Loaded::open(&self.layout.revision(&revision), &revision, &self.sign) {
+            Ok(loaded) => loaded.summary(),
+            Err(error) => ImageState::Damaged { reason: error::with_causes(&error) },
+        };
+        ImageSummary { revision, state }
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, VecDeque<(Revision, Arc<Loaded>)>> {
+        // The queue is consistent between any two statements, also where a thread panicked.
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn load(&self, revision: &Revision) -> Result<Arc<Loaded>, StoreError> {
+        let mut queue = self.loaded();
+        if let Some(at) = queue.iter().position(|(loaded, _)| loaded == revision)
+            && let Some(found) = queue.remove(at)
+        {
+            queue.push_back(found.clone());
+            return Ok(found.1);
+        }
+        drop(queue);
+        let dir = self.layout.revision(revision);
+        let loaded = Arc::new(Loaded::open(&dir, revision, &self.sign)?);
+        let mut queue = self.loaded();
+        if queue.len() >= MAX_LOADED {
+            queue.pop_front();
+        }
+        queue.push_back((revision.clone(), Arc::clone(&loaded)));
+        Ok(loaded)
+    }
+}

@@ -1,0 +1,179 @@
+//! What can go wrong in the store and in an import; each message says what to do where that is known.
+
+use metalcast_formats::{
+    clonezilla::DirectoryError,
+    partclone::ReadError,
+    stream::{Place, StreamError},
+};
+use metalcast_shared::id::Revision;
+use std::{error::Error, io, path::PathBuf};
+
+/// Why the store cannot answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No such revision.
+    #[error("there is no image {0} in the store")]
+    NotFound(Revision),
+    /// The revision has no such partition.
+    #[error("image {revision} has no partition {partition}")]
+    NoPartition {
+        /// The revision.
+        revision: Revision,
+        /// What was asked for.
+        partition: String,
+    },
+    /// The partition has no such page.
+    #[error("partition {partition} of image {revision} has no page {page}")]
+    NoPage {
+        /// The revision.
+        revision: Revision,
+        /// The partition.
+        partition: String,
+        /// What was asked for.
+        page: u32,
+    },
+    /// A file is not what it was when it was imported.
+    #[error(
+        "{path}: {reason} (byte {offset}): the image store is damaged; \
+         check the disk under it, remove {revision} and import it again"
+    )]
+    Damaged {
+        /// The revision.
+        revision: Revision,
+        /// The file.
+        path: PathBuf,
+        /// Where in the file.
+        offset: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The system refuses.
+    #[error("{doing} {path}")]
+    Io {
+        /// Such as "reading".
+        doing: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl StoreError {
+    pub(super) fn io(
+        doing: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { doing, path, source }
+    }
+}
+
+/// Why an import failed. Nothing of it is left in the store.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The source is not an image that can be imported.
+    #[error("the source cannot be imported")]
+    Source(#[from] DirectoryError),
+    /// The files of a partition cannot be opened as a stream.
+    #[error("the image of partition {partition} cannot be opened")]
+    Stream {
+        /// The partition.
+        partition: String,
+        /// Which file and why.
+        source: StreamError,
+    },
+    /// The image of a partition is damaged.
+    #[error(
+        "the image of partition {partition} cannot be imported: {} at or shortly before byte {}",
+        .place.name, .place.offset
+    )]
+    Image {
+        /// The partition.
+        partition: String,
+        /// How far its files were read.
+        place: Place,
+        /// What is wrong, with the offset in the decompressed stream.
+        source: Box<ReadError>,
+    },
+    /// A file of a partition goes on after its image.
+    #[error(
+        "{} of partition {partition} goes on after byte {}, where the image ends; it is damaged",
+        .place.name, .place.offset
+    )]
+    Leftover {
+        /// The partition.
+        partition: String,
+        /// Where the image ends.
+        place: Place,
+    },
+    /// A file beside the images is too large to be one of Clonezilla's.
+    #[error(
+        "{file} has {bytes} bytes, more than the {limit} that a file beside the partitions' data may \
+         have; if it is not part of the image, move it away"
+    )]
+    SideFileTooLarge {
+        /// The file.
+        file: String,
+        /// Its length.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A file beside the images cannot be read or does not match its checksum.
+    #[error("{file} cannot be copied")]
+    SideFile {
+        /// The file.
+        file: String,
+        /// Why, with the offset.
+        source: io::Error,
+    },
+    /// The store's disk is too full.
+    #[error(
+        "the import needs about {needed_mib} MiB in {path}, but only {free_mib} MiB are free; \
+         remove images that are no longer needed or enlarge the disk"
+    )]
+    Space {
+        /// The store.
+        path: PathBuf,
+        /// An estimate from the source's size.
+        needed_mib: u64,
+        /// What ordinary users may still write.
+        free_mib: u64,
+    },
+    /// A file of the new revision cannot be written.
+    #[error("{path} cannot be written at byte {offset}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// How far it was written.
+        offset: u64,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// zstd refuses.
+    #[error("compressing partition {partition}")]
+    Compress {
+        /// The partition.
+        partition: String,
+        /// zstd's reason.
+        source: io::Error,
+    },
+    /// More than a manifest can describe.
+    #[error("the image is too large: {0}")]
+    TooLarge(String),
+    /// The store itself.
+    #[error("the store cannot take the image")]
+    Store(#[from] StoreError),
+}
+
+/// An error and its causes in one line, for a place that shows only text.
+pub(super) fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

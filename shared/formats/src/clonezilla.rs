@@ -1,0 +1,326 @@
+//! A Clonezilla image directory: which files it has, what they are, and whether a restore has all it
+//! needs.
+//!
+//! ```text
+//! disk, parts            what was saved           <part>.<fs>-ptcl-img.<compression>[.aa ...]
+//! <disk>-pt.sf / .parted the partition table      MD5SUMS ...  checksums of all of them
+//! ```
+//!
+//! Opening reads names and small text files; nothing is decompressed or hashed yet. The directory is
+//! not trusted: names never lead out of it, and links that do are refused.
+
+mod name;
+mod sums;
+mod table;
+
+pub use table::{SavedTable, TableKind};
+
+use crate::stream::{Compression, Piece};
+use name::{DataName, Kind};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+};
+use sums::Sums;
+
+/// Most files that are looked at: a 16 TB image in pieces of 4 GB has 4000.
+pub const MAX_FILES: usize = 20_000;
+
+/// Longest text file that is read.
+pub const MAX_TEXT_BYTES: u64 = 4 << 20;
+
+/// A directory with everything that a restore needs.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    /// Its path, without links.
+    pub path: PathBuf,
+    /// Disks that were saved whole; empty if only partitions were.
+    pub disks: Vec<String>,
+    /// Partition tables of those disks.
+    pub tables: Vec<SavedTable>,
+    /// Partitions with data, in the order of `parts`.
+    pub partitions: Vec<PartitionImage>,
+    /// Every other file, such as `parts` and `sda-mbr`: small, and copied as it is.
+    pub side_files: Vec<Piece>,
+    /// When it was saved, as Clonezilla writes it (`2024-0501-1230`).
+    pub saved: Option<String>,
+}
+
+/// The image of one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionImage {
+    /// Name of the partition, such as `sda1` or `nvme0n1p2`.
+    pub name: String,
+    /// partclone's program suffix: `ext4`, `vfat`, `ntfs` ...
+    pub filesystem: String,
+    /// From the file name; old Clonezillas do not say.
+    pub compression: Option<Compression>,
+    /// Its files, in order.
+    pub pieces: Vec<Piece>,
+}
+
+/// Why a directory is not an image that can be restored.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// A file or the directory cannot be read.
+    #[error("{path} cannot be read")]
+    Io {
+        /// What was being read.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file contradicts the format.
+    #[error("{file}: {what}")]
+    Invalid {
+        /// Name of the file.
+        file: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A good image, but of a kind that cannot be restored here.
+    #[error("{file}: {what} is not supported yet")]
+    Unsupported {
+        /// Name of the file.
+        file: String,
+        /// The kind.
+        what: String,
+    },
+    /// Files that a restore needs are not there.
+    #[error("{path} is not a complete Clonezilla image; missing: {}", .missing.join("; "))]
+    Missing {
+        /// The directory.
+        path: PathBuf,
+        /// What is missing, in words.
+        missing: Vec<String>,
+    },
+}
+
+impl DirectoryError {
+    fn invalid(file: &str, what: impl Into<String>) -> Self {
+        Self::Invalid { file: file.to_owned(), what: what.into() }
+    }
+
+    fn unsupported(file: &str, what: impl Into<String>) -> Self {
+        Self::Unsupported { file: file.to_owned(), what: what.into() }
+    }
+}
+
+impl PartitionImage {
+    /// Length of its files in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.bytes).sum()
+    }
+}
+
+impl Directory {
+    /// Reads the directory at `path` and checks that nothing is missing from it.
+    pub fn open(path: &Path) -> Result<Self, DirectoryError> {
+        let files = Files::list(path)?;
+        let sums = Sums::read(&files)?;
+        let names = |file: &str| match files.text(file)? {
+            Some(text) => device_names(file, &text),
+            None => Ok(Vec::new()),
+        };
+        let (disks, parts) = (names("disk")?, names("parts")?);
+        refuse_unsupported(&files)?;
+
+        let mut missing = sums.missing(&files);
+        if parts.is_empty() {
+            missing.push("parts (the list of saved partitions)".to_owned());
+        }
+        let mut tables = Vec::new();
+        for disk in &disks {
+            tables.extend(SavedTable::read(&files, disk, &mut missing)?);
+        }
+        let (images, mut used) = group_images(&files, &sums, &mut missing)?;
+        let partitions = in_order(&parts, images, &mut missing)?;
+        if !missing.is_empty() {
+            return Err(DirectoryError::Missing { path: files.root, missing });
+        }
+        used.extend(sums::FILES.map(str::to_owned));
+        let side_files = files
+            .entries
+            .keys()
+            .filter(|name| !used.contains(*name) && !name::is_ours(name))
+            .map(|name| files.piece(name, &sums))
+            .collect();
+        let saved = files.text("clonezilla-img").ok().flatten().and_then(|log| saved_at(&log));
+        Ok(Self { path: files.root, disks, tables, partitions, side_files, saved })
+    }
+}
+
+/// The regular files of a directory, by name.
+struct Files {
+    root: PathBuf,
+    entries: BTreeMap<String, Entry>,
+}
+
+struct Entry {
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Files {
+    /// Lists the directory; subdirectories are not part of an image and left out.
+    fn list(path: &Path) -> Result<Self, DirectoryError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |source| DirectoryError::Io { path, source }
+        };
+        let root = fs::canonicalize(path).map_err(io(path))?;
+        let mut entries = BTreeMap::new();
+        for entry in fs::read_dir(&root).map_err(io(&root))? {
+            let entry = entry.map_err(io(&root))?;
+            let Ok(name) = entry.file_name().into_string() else {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                return Err(DirectoryError::invalid(&name, "file name is not UTF-8"));
+            };
+            if entries.len() >= MAX_FILES {
+                return Err(DirectoryError::invalid(&name, format!("more than {MAX_FILES} files")));
+            }
+            let target = fs::canonicalize(entry.path()).map_err(io(&entry.path()))?;
+            if !target.starts_with(&root) {
+                return Err(DirectoryError::invalid(
+                    &name,
+                    format!("is a link to {}, outside of the image", target.display()),
+                ));
+            }
+            let metadata = fs::metadata(&target).map_err(io(&target))?;
+            if metadata.is_file() {
+                entries.insert(name, Entry { path: target, bytes: metadata.len() });
+            } else if !metadata.is_dir() {
+                return Err(DirectoryError::invalid(&name, "is neither a file nor a directory"));
+            }
+        }
+        Ok(Self { root, entries })
+    }
+
+    /// The content of a text file, if it exists.
+    fn text(&self, name: &str) -> Result<Option<String>, DirectoryError> {
+        let Some(entry) = self.entries.get(name) else { return Ok(None) };
+        if entry.bytes > MAX_TEXT_BYTES {
+            let what = format!("{} bytes are too long for this text file", entry.bytes);
+            return Err(DirectoryError::invalid(name, what));
+        }
+        let bytes = fs::read(&entry.path)
+            .map_err(|source| DirectoryError::Io { path: entry.path.clone(), source })?;
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    fn piece(&self, name: &str, sums: &Sums) -> Piece {
+        let entry = &self.entries[name];
+        Piece {
+            name: name.to_owned(),
+            path: entry.path.clone(),
+            bytes: entry.bytes,
+            expected: sums.of(name),
+        }
+    }
+}
+
+/// Names of disks or partitions from `disk` or `parts`, as they begin file names.
+fn device_names(file: &str, text: &str) -> Result<Vec<String>, DirectoryError> {
+    let mut names = Vec::new();
+    for word in text.split_whitespace() {
+        let device = word.strip_prefix("/dev/").unwrap_or(word).replace('/', "-");
+        if !name::is_device(&device) {
+            let shown: String = word.chars().take(64).collect();
+            return Err(DirectoryError::invalid(file, format!("{shown:?} is not a device name")));
+        }
+        if names.contains(&device) {
+            return Err(DirectoryError::invalid(file, format!("{device} is listed twice")));
+        }
+        names.push(device);
+    }
+    Ok(names)
+}
+
+/// What Clonezilla can save but cannot be put on a partition by itself.
+fn refuse_unsupported(files: &Files) -> Result<(), DirectoryError> {
+    let stacked = [
+        ("lvm_vg_dev.list", "LVM"),
+        ("luks-dev.list", "LUKS (opened while saving)"),
+        ("dmraid.table", "dmraid"),
+        ("ecryptfs.info", "an encrypted image"),
+        ("gocryptfs.info", "an encrypted image"),
+    ];
+    for (file, what) in stacked {
+        let text = files.text(file)?.unwrap_or_default();
+        let is_used = text.lines().any(|line| !line.trim().is_empty() && !line.starts_with('#'));
+        if is_used {
+            return Err(DirectoryError::unsupported(file, what));
+        }
+    }
+    match files.entries.contains_key("00-pseudo-img-note.txt") {
+        true => Err(DirectoryError::unsupported("00-pseudo-img-note.txt", "an image without data")),
+        false => Ok(()),
+    }
+}
+
+type Images = BTreeMap<String, PartitionImage>;
+
+/// All partition images in the directory, and the names of their files.
+fn group_images(
+    files: &Files,
+    sums: &Sums,
+    missing: &mut Vec<String>,
+) -> Result<(Images, BTreeSet<String>), DirectoryError> {
+    let mut groups: BTreeMap<DataName, BTreeMap<String, String>> = BTreeMap::new();
+    for file in files.entries.keys() {
+        match name::classify(file) {
+            Kind::Data(data, piece) => {
+                groups.entry(data).or_default().insert(piece, file.clone());
+            }
+            Kind::Unsupported(what) => return Err(DirectoryError::unsupported(file, what)),
+            Kind::Other => {}
+        }
+    }
+    let (mut images, mut used) = (Images::new(), BTreeSet::new());
+    for (data, pieces) in groups {
+        missing.extend(name::missing_pieces(&data, &pieces)?);
+        used.extend(pieces.values().cloned());
+        let image = PartitionImage {
+            name: data.partition.clone(),
+            filesystem: data.filesystem.clone(),
+            compression: data.compression,
+            pieces: pieces.values().map(|file| files.piece(file, sums)).collect(),
+        };
+        if images.insert(data.partition.clone(), image).is_some() {
+            let what = format!("a second image of partition {}", data.partition);
+            return Err(DirectoryError::invalid(&data.stem, what));
+        }
+    }
+    Ok((images, used))
+}
+
+/// The images in the order of `parts`; nothing may be missing or left over.
+fn in_order(
+    parts: &[String],
+    mut images: Images,
+    missing: &mut Vec<String>,
+) -> Result<Vec<PartitionImage>, DirectoryError> {
+    let mut ordered = Vec::new();
+    for part in parts {
+        match images.remove(part) {
+            Some(image) => ordered.push(image),
+            None => missing.push(format!("{part}.*-ptcl-img.* (the data of partition {part})")),
+        }
+    }
+    match images.into_values().next() {
+        Some(left) if !parts.is_empty() => {
+            let what = "belongs to a partition that `parts` does not list";
+            Err(DirectoryError::invalid(&left.pieces[0].name, what))
+        }
+        _ => Ok(ordered),
+    }
+}
+
+/// The date in the last lines of Clonezilla's log.
+fn saved_at(log: &str) -> Option<String> {
+    let line = log.lines().rev().find(|line| line.contains("Image created time:"))?;
+    let date = line.rsplit("time:").next()?.trim_matches([' ', '#']);
+    let is_date = date.len() == 14 && date.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    is_date.then(|| date.to_owned())
+}
