@@ -1,2 +1,76 @@
-//! Under construction.
-fn main() {}
+//! `/init` of the RAM image, or a tool on any Linux: which of the two, the process id tells.
+
+use anyhow::Context;
+use metalcast_agent::{
+    cli, console,
+    init::{self, InitOutcome},
+    inventory,
+    session::{self, Config, Ending, LogRing},
+    task::Machine,
+};
+use metalcast_shared::to_controller::Phase;
+use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
+
+/// Threads of the network's runtime; TLS is their work, disks have threads of their own.
+const NETWORK_THREADS: usize = 2;
+
+/// How long the reason of a restart stays on the console.
+const READ_TIME: Duration = Duration::from_secs(1);
+
+/// After a refusal only a new netboot helps, but not at once: someone may have to decide.
+const AFTER_REFUSAL: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    if !init::is_pid1() {
+        return cli::main();
+    }
+    match process_1() {
+        Ok(Ending::Reboot { reason }) => restart(&format!("restarting: {reason}"), READ_TIME),
+        Ok(Ending::Refused { reason }) => {
+            let seconds = AFTER_REFUSAL.as_secs();
+            let text =
+                format!("the controller refuses this boot: {reason}; restart in {seconds} s");
+            restart(&text, AFTER_REFUSAL)
+        }
+        Err(error) => init::fail(&error),
+    }
+}
+
+fn restart(text: &str, pause: Duration) -> ! {
+    init::console::line(text);
+    std::thread::sleep(pause);
+    let refused = metalcast_sys::reboot::restart();
+    init::fail(&anyhow::Error::new(refused))
+}
+
+fn process_1() -> anyhow::Result<Ending> {
+    let InitOutcome { boot, timings, .. } = init::run()?;
+    let logs = Arc::new(LogRing::default());
+    console::start(Some(logs.clone()));
+    let config = Config {
+        boot,
+        phases: phases(&timings)?,
+        machine: Arc::new(Machine::this(Path::new("/lib/metalcast/grub"))),
+        inventory: Arc::new(inventory::collect),
+        logs,
+    };
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(NETWORK_THREADS)
+        .enable_all()
+        .build()
+        .context("starting the network's runtime")?
+        .block_on(session::run(config))
+}
+
+/// When each phase ended, counted back from now.
+fn phases(timings: &[(&'static str, Duration)]) -> anyhow::Result<Vec<Phase>> {
+    let mut end = metalcast_sys::clock::since_boot()?;
+    let mut phases = Vec::new();
+    for (name, took) in timings.iter().rev() {
+        let ended_millis = u64::try_from(end.as_millis()).unwrap_or(u64::MAX);
+        phases.push(Phase { name: (*name).to_owned(), ended_millis });
+        end = end.saturating_sub(*took);
+    }
+    phases.reverse();
+    Ok(phases)
+}

@@ -1,2 +1,84 @@
-//! Development tasks.
-fn main() {}
+//! Development tasks, run as `cargo xtask <task>`: everything that setting up, checking, testing and shipping need is a
+//! task here, so that a person, a continuous-integration job and a test do it the same way.
+
+mod agent;
+mod cargo;
+mod check;
+mod dist;
+mod floors;
+mod initramfs;
+mod lab;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use metalcast_tests::process;
+
+#[derive(Parser)]
+#[command(about = "Development tasks of Metalcast", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building and testing need (Debian packages, the musl target)
+    Setup,
+    /// Format, lints, documentation and the floors between crates
+    Check,
+    /// Set up, check and run every test, emulated machines included
+    Test(test::Options),
+    /// Build the agent as a static musl program
+    Agent(agent::Options),
+    /// Build the RAM image: kernel and initramfs with the agent in it
+    Initramfs(agent::Options),
+    /// Deploy a real image to a blank emulated machine and show how long each phase takes
+    Lab(lab::Options),
+    /// Gather what is shipped under target/dist
+    Dist(agent::Options),
+}
+
+/// What a shell expects of a program that was interrupted: 128 and the number of SIGINT.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) if process::interrupted() => ExitCode::from(INTERRUPTED),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    match task {
+        Task::Setup => setup::run(),
+        Task::Check => check::run(),
+        Task::Test(options) => test::run(&options),
+        Task::Agent(options) => {
+            let path = agent::build_agent(options.without_rustup)?;
+            println!("{}", path.display());
+            Ok(())
+        }
+        Task::Initramfs(options) => {
+            dist::ram_image(&options).map(|dir| println!("{}", dir.display()))
+        }
+        Task::Lab(options) => lab::run(&options),
+        Task::Dist(options) => dist::run(&options),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}

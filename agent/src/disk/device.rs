@@ -1,0 +1,248 @@
+//! A whole disk or a file that stands for one.
+
+use super::{Window, aligned, busy::is_busy, while_busy};
+use anyhow::{Context, bail, ensure};
+use metalcast_sys::block::{Access, BlockDevice};
+use std::{
+    fmt,
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+/// What is about to happen to a disk; offsets and lengths in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Bytes are written.
+    Write {
+        /// From here.
+        offset: u64,
+        /// This many.
+        bytes: u64,
+    },
+    /// Zeros are written.
+    Zero {
+        /// From here.
+        offset: u64,
+        /// This many.
+        bytes: u64,
+    },
+    /// All that was written goes to stable storage.
+    Flush,
+}
+
+/// Sees every operation before it happens and may refuse it.
+pub type Tap = dyn Fn(Operation) -> io::Result<()> + Send + Sync;
+
+enum Kind {
+    Block(BlockDevice),
+    File(File),
+}
+
+/// A disk, open for writing by nobody else.
+pub struct Device<'t> {
+    kind: Kind,
+    /// For reads that must come from the disk and not from memory; filesystems such as tmpfs have
+    /// none.
+    direct: Option<File>,
+    path: PathBuf,
+    bytes: u64,
+    sector_bytes: u32,
+    tap: Option<&'t Tap>,
+    buffer: Mutex<aligned::Aligned>,
+}
+
+impl fmt::Debug for Device<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device").field("path", &self.path).field("bytes", &self.bytes).finish()
+    }
+}
+
+impl<'t> Device<'t> {
+    /// Opens a disk for exclusive use: it fails while something of it is mounted, used as swap or
+    /// part of an array.
+    pub fn open(path: &Path, tap: Option<&'t Tap>) -> anyhow::Result<Self> {
+        let open = || BlockDevice::open(path, Access::ExclusiveWrite);
+        let block = while_busy(open).map_err(|error| match is_busy(&error) {
+            true => anyhow::Error::from(error)
+                .context("it is in use (mounted, swap or part of an array)"),
+            false => error.into(),
+        })?;
+        ensure!(!block.is_read_only()?, "{} is write-protected", path.display());
+        let bytes = block.size_bytes()?;
+        let sector_bytes = block.logical_sector_bytes()?;
+        Ok(Self::new(Kind::Block(block), path, bytes, sector_bytes, tap))
+    }
+
+    /// Opens or makes a plain file of at least `bytes` bytes; what is not written in it is a hole.
+    pub fn open_file(path: &Path, bytes: u64) -> anyhow::Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .with_context(|| format!("opening {}", path.display()))?;
+        let metadata = file.metadata()?;
+        ensure!(metadata.is_file(), "{} is not a plain file", path.display());
+        if metadata.len() < bytes {
+            file.set_len(bytes).with_context(|| format!("extending {}", path.display()))?;
+        }
+        let bytes = metadata.len().max(bytes);
+        Ok(Self::new(Kind::File(file), path, bytes, 512, None))
+    }
+
+    fn new(kind: Kind, path: &Path, bytes: u64, sector_bytes: u32, tap: Option<&'t Tap>) -> Self {
+        let direct = nix::fcntl::OFlag::O_DIRECT.bits();
+        let direct = OpenOptions::new().read(true).custom_flags(direct).open(path).ok();
+        Self {
+            kind,
+            direct,
+            path: path.to_owned(),
+            bytes,
+            sector_bytes,
+            tap,
+            buffer: Mutex::default(),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Its logical sector in bytes.
+    pub fn sector_bytes(&self) -> u32 {
+        self.sector_bytes
+    }
+
+    /// The open file, for readers that want one; not for writing.
+    pub fn file(&self) -> &File {
+        match &self.kind {
+            Kind::Block(block) => block.file(),
+            Kind::File(file) => file,
+        }
+    }
+
+    /// The block device, unless it is a plain file.
+    pub fn block(&self) -> Option<&BlockDevice> {
+        match &self.kind {
+            Kind::Block(block) => Some(block),
+            Kind::File(_) => None,
+        }
+    }
+
+    /// `bytes` bytes from `start` on; an error if the disk has less.
+    pub fn window(&self, start: u64, bytes: u64) -> anyhow::Result<Window<'_>> {
+        match start.checked_add(bytes) {
+            Some(end) if end <= self.bytes => Ok(Window::new(self, start, bytes)),
+            _ => bail!(
+                "{bytes} bytes at {start} are beyond the end of {} ({} bytes)",
+                self.path.display(),
+                self.bytes
+            ),
+        }
+    }
+
+    /// Everything.
+    pub fn whole(&self) -> Window<'_> {
+        Window::new(self, 0, self.bytes)
+    }
+
+    /// Waits until all that was written is on stable storage.
+    pub fn flush(&self) -> anyhow::Result<()> {
+        self.announce(Operation::Flush)?;
+        self.file().sync_data().with_context(|| format!("flushing {}", self.path.display()))
+    }
+
+    /// Flushes, then forgets what is cached: mounts and other programs read partitions through a
+    /// cache of their own and must see what was written here, and the other way round.
+    pub fn drop_caches(&self) -> anyhow::Result<()> {
+        match &self.kind {
+            Kind::Block(block) => Ok(block.flush_buffers()?),
+            Kind::File(_) => self.flush(),
+        }
+    }
+
+    pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> anyhow::Result<()> {
+        self.announce(Operation::Write { offset, bytes: bytes.len() as u64 })?;
+        self.file().write_all_at(bytes, offset).with_context(|| {
+            format!("writing {} bytes at {offset} of {}", bytes.len(), self.path.display())
+        })
+    }
+
+    pub(super) fn zero_at(&self, offset: u64, bytes: u64) -> anyhow::Result<()> {
+        self.announce(Operation::Zero { offset, bytes })?;
+        let sector = u64::from(self.sector_bytes);
+        if let Kind::Block(block) = &self.kind
+            && offset.is_multiple_of(sector)
+            && bytes.is_multiple_of(sector)
+        {
+            return Ok(block.zero(offset, bytes)?);
+        }
+        let zeros = vec![0; bytes.min(super::MIB) as usize];
+        let mut done = 0;
+        while done < bytes {
+            let part = (bytes - done).min(zeros.len() as u64);
+            self.file()
+                .write_all_at(&zeros[..part as usize], offset + done)
+                .with_context(|| format!("zeroing {}", self.path.display()))?;
+            done += part;
+        }
+        Ok(())
+    }
+
+    /// Reads from the disk itself where that is possible.
+    pub(super) fn read_at(&self, bytes: &mut [u8], offset: u64) -> anyhow::Result<()> {
+        let length = bytes.len();
+        let done = match &self.direct {
+            Some(file) => self.read_direct(file, bytes, offset),
+            None => Err(io::ErrorKind::InvalidInput.into()),
+        };
+        let done = match done {
+            // EINVAL: whatever the file is on has no direct reads after all.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.file().read_exact_at(bytes, offset)
+            }
+            other => other,
+        };
+        done.with_context(|| {
+            format!("reading {length} bytes at {offset} of {}", self.path.display())
+        })
+    }
+
+    fn read_direct(&self, file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        let align = aligned::ALIGN as u64;
+        let skip = (offset % align) as usize;
+        let start = offset - skip as u64;
+        let length = (skip + bytes.len()).next_multiple_of(aligned::ALIGN);
+        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        let slice = buffer.slice(length);
+        let mut have = 0;
+        while have < skip + bytes.len() {
+            match file.read_at(&mut slice[have..], start + have as u64) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => have += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        bytes.copy_from_slice(&slice[skip..skip + bytes.len()]);
+        Ok(())
+    }
+
+    fn announce(&self, operation: Operation) -> anyhow::Result<()> {
+        match self.tap {
+            Some(tap) => tap(operation)
+                .with_context(|| format!("{operation:?} of {} was refused", self.path.display())),
+            None => Ok(()),
+        }
+    }
+}

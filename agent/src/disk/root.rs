@@ -1,0 +1,241 @@
+//! Files of a mounted system that nobody vouches for.
+//!
+//! Paths are resolved by the kernel with the mount as their root (`RESOLVE_IN_ROOT`, openat2(2)), so
+//! that no symbolic link, absolute or with dots, leads to a file of the running agent. Only plain
+//! files are read and written, and only up to a limit.
+
+use anyhow::{Context, bail};
+use nix::{
+    errno::Errno,
+    fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2},
+    sys::stat::{Mode, fchmod, fstatat, mkdirat},
+    unistd::{UnlinkatFlags, symlinkat, unlinkat},
+};
+use std::{
+    fs::File,
+    io::{Read, Write},
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+/// Largest file that is read. Debconf's database, the largest that is touched, has a few MiB.
+const MAX_FILE_BYTES: u64 = 32 << 20;
+
+/// The root directory of a mounted system.
+#[derive(Debug)]
+pub struct Root {
+    dir: OwnedFd,
+}
+
+impl Root {
+    /// Opens the directory that the system is mounted on.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let dir = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+        Ok(Self { dir: dir.into() })
+    }
+
+    /// The content of a file; `None` if there is no file of this name.
+    pub fn read(&self, path: &str) -> anyhow::Result<Option<Vec<u8>>> {
+        let file = match self.open_plain(path, OFlag::O_RDONLY, Mode::empty()) {
+            Ok(file) => file,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_FILE_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .with_context(|| format!("reading {path}"))?;
+        if bytes.len() as u64 > MAX_FILE_BYTES {
+            bail!("{path} has more than {MAX_FILE_BYTES} bytes");
+        }
+        Ok(Some(bytes))
+    }
+
+    /// The content of a text file; `None` if there is none. Bytes that are no UTF-8 are an error, as
+    /// writing the text back would change them.
+    pub fn read_text(&self, path: &str) -> anyhow::Result<Option<String>> {
+        let Some(bytes) = self.read(path)? else { return Ok(None) };
+        String::from_utf8(bytes).map(Some).with_context(|| format!("{path} is not UTF-8"))
+    }
+
+    /// Replaces a file's content and keeps its owner and mode; a new file gets mode 0644.
+    pub fn write(&self, path: &str, bytes: &[u8]) -> anyhow::Result<()> {
+        let mode = Mode::from_bits_truncate(0o644);
+        let mut file = self.open_plain(path, OFlag::O_RDWR | OFlag::O_CREAT, mode)?;
+        // Same length stays the same blocks: GRUB writes to its environment file by sector.
+        let mut write = || -> std::io::Result<()> {
+            file.write_all(bytes)?;
+            file.set_len(bytes.len() as u64)?;
+            file.sync_all()
+        };
+        write().with_context(|| format!("writing {path}"))
+    }
+
+    /// Makes a file of this mode in the place of whatever had its name. Its directories are made too.
+    pub fn create(&self, path: &str, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
+        self.make_parent(path)?;
+        self.remove(path)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+        let mode = Mode::from_bits_truncate(mode);
+        let mut file = self.open_plain(path, flags, mode)?;
+        // The process's umask has taken its part of the mode.
+        fchmod(&file, mode).with_context(|| format!("setting the mode of {path}"))?;
+        let mut write = || file.write_all(bytes).and_then(|()| file.sync_all());
+        write().with_context(|| format!("writing {path}"))
+    }
+
+    /// Makes a symbolic link in the place of whatever had its name. Its directories are made too.
+    pub fn link(&self, path: &str, to: &str) -> anyhow::Result<()> {
+        self.make_parent(path)?;
+        self.remove(path)?;
+        let (parent, name) = self.parent(path)?;
+        symlinkat(to, &parent, name.as_path()).with_context(|| format!("linking {path} to {to}"))
+    }
+
+    /// Removes a file or link, if there is one.
+    pub fn remove(&self, path: &str) -> anyhow::Result<()> {
+        let (parent, name) = match self.parent(path) {
+            Err(error) if is_absent(&error) => return Ok(()),
+            other => other?,
+        };
+        match unlinkat(&parent, name.as_path(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno).with_context(|| format!("removing {path}")),
+        }
+    }
+
+    /// Whether there is something of this name, at the end of all links.
+    pub fn exists(&self, path: &str) -> bool {
+        self.open_at(path, OFlag::O_PATH, Mode::empty()).is_ok()
+    }
+
+    /// Whether the name itself is a plain file and not a link to one.
+    pub fn is_plain_file(&self, path: &str) -> bool {
+        let stat = self.parent(path).ok().and_then(|(parent, name)| {
+            fstatat(&parent, name.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW).ok()
+        });
+        stat.is_some_and(|stat| stat.st_mode & nix::libc::S_IFMT == nix::libc::S_IFREG)
+    }
+
+    fn make_parent(&self, path: &str) -> anyhow::Result<()> {
+        let mut so_far = PathBuf::new();
+        for part in Path::new(path).parent().into_iter().flat_map(Path::components) {
+            let inside = self.open_dir(&so_far)?;
+            let part = Path::new(part.as_os_str());
+            so_far.push(part);
+            match mkdirat(&inside, part, Mode::from_bits_truncate(0o755)) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(errno) => {
+                    return Err(errno).with_context(|| format!("making {}", so_far.display()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn parent(&self, path: &str) -> anyhow::Result<(OwnedFd, PathBuf)> {
+        let path = Path::new(path);
+        let name = path.file_name().with_context(|| format!("{} is no file", path.display()))?;
+        Ok((self.open_dir(path.parent().unwrap_or(Path::new("")))?, PathBuf::from(name)))
+    }
+
+    fn open_dir(&self, path: &Path) -> anyhow::Result<OwnedFd> {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        self.open_at(&path.to_string_lossy(), OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty())
+            .with_context(|| format!("opening directory {}", path.display()))
+    }
+
+    fn open_plain(&self, path: &str, flags: OFlag, mode: Mode) -> anyhow::Result<File> {
+        // Not blocking: a FIFO in the place of a file would hold us for ever.
+        let flags = flags | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let file = self.open_at(path, flags, mode).with_context(|| format!("opening {path}"))?;
+        let file = File::from(file);
+        if !file.metadata().with_context(|| format!("looking at {path}"))?.is_file() {
+            bail!("{path} is not a plain file");
+        }
+        Ok(file)
+    }
+
+    fn open_at(&self, path: &str, flags: OFlag, mode: Mode) -> nix::Result<OwnedFd> {
+        let resolve = ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+        let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).mode(mode).resolve(resolve);
+        openat2(self.dir.as_fd(), path, how)
+    }
+}
+
+fn is_absent(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<Errno>(), Some(Errno::ENOENT | Errno::ENOTDIR))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    struct Host {
+        dir: tempfile::TempDir,
+        root: Root,
+    }
+
+    /// A directory with a file beside the root that must not change.
+    fn host() -> Host {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("root")).unwrap();
+        std::fs::write(dir.path().join("host"), "host").unwrap();
+        let root = Root::open(&dir.path().join("root")).unwrap();
+        Host { dir, root }
+    }
+
+    #[test]
+    fn links_of_any_kind_end_inside_of_the_root() {
+        let Host { dir, root } = host();
+        let inside = dir.path().join("root");
+        let outside = dir.path().join("host");
+        symlink(&outside, inside.join("absolute")).unwrap();
+        symlink("../host", inside.join("dots")).unwrap();
+        symlink("/", inside.join("etc")).unwrap();
+        symlink("../../../..", inside.join("up")).unwrap();
+        assert!(root.write("absolute", b"x").is_err(), "its directory is not in the root");
+        root.write("dots", b"x").unwrap();
+        root.write("etc/fstab", b"y").unwrap();
+        root.create("up/created", b"z", 0o600).unwrap();
+        root.create("absolute", b"now a file", 0o600).unwrap();
+        root.link("up/link", "/anywhere").unwrap();
+        assert_eq!(std::fs::read_to_string(&outside).unwrap(), "host");
+        for (name, content) in
+            [("host", "x"), ("fstab", "y"), ("created", "z"), ("absolute", "now a file")]
+        {
+            assert_eq!(std::fs::read_to_string(inside.join(name)).unwrap(), content);
+        }
+        assert_eq!(root.read("absolute").unwrap().unwrap(), b"now a file");
+        let mode = inside.join("created").metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_is_no_plain_file_is_neither_read_nor_waited_for() {
+        let Host { dir, root } = host();
+        let inside = dir.path().join("root");
+        nix::unistd::mkfifo(&inside.join("fifo"), Mode::S_IRWXU).unwrap();
+        std::fs::create_dir(inside.join("dir")).unwrap();
+        assert!(root.read("fifo").is_err());
+        assert!(root.read("dir").is_err());
+        assert!(root.write("fifo", b"x").is_err());
+        assert_eq!(root.read("absent/file").unwrap(), None);
+        root.remove("absent/file").unwrap();
+        std::fs::write(inside.join("binary"), [0xff, 0xfe]).unwrap();
+        assert!(root.read_text("binary").is_err());
+        assert!(root.is_plain_file("binary") && !root.is_plain_file("fifo"));
+    }
+
+    #[test]
+    fn rewriting_keeps_mode_and_inode() {
+        let Host { dir, root } = host();
+        let path = dir.path().join("root/file");
+        std::fs::write(&path, "long content").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
+        root.write("file", b"short").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "short");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o640);
+    }
+}

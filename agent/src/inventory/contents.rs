@@ -1,0 +1,106 @@
+//! What lies on a disk, so that an operator sees what a job would destroy.
+//!
+//! Partitions are those that the kernel knows; each is looked at in its first and last MiB.
+
+use super::number;
+use metalcast_formats::probe::{Contents, probe};
+use metalcast_shared::disk::Content;
+use std::fs::{self, File};
+use std::path::Path;
+
+const SECTOR_BYTES: u64 = 512;
+/// The kernel shows an extended partition as its first KiB, or first sector where that is larger;
+/// what is in it are partitions of their own.
+const EXTENDED_SECTORS: u64 = 8;
+/// More partitions of one disk are not looked at: each costs two MiB of reading.
+const PARTITION_LIMIT: usize = 256;
+
+/// Everything recognised on the disk `name`, itself first, then its partitions by number. Blank ones
+/// are left out; one that cannot be read is not taken for blank.
+pub(super) fn read(sys: &Path, dev: &Path, name: &str) -> Vec<Content> {
+    let dir = sys.join("block").join(name);
+    let bytes = number::<u64>(&dir.join("size")).unwrap_or(0).saturating_mul(SECTOR_BYTES);
+    let mut disk = match File::open(dev.join(name)) {
+        Ok(disk) => disk,
+        Err(error) => {
+            return vec![Content { partition: None, what: unreadable(&error), bytes }];
+        }
+    };
+    let mut look = |partition: Option<u32>, start_byte: u64, bytes: u64| {
+        let what = match probe(&mut disk, start_byte, bytes) {
+            Ok(Contents::Blank) => return None,
+            Ok(contents) => contents.to_string(),
+            Err(error) => unreadable(&error),
+        };
+        Some(Content { partition, what, bytes })
+    };
+    let whole = look(None, 0, bytes);
+    let parts = partitions(&dir).into_iter().filter_map(|(number, start, sectors)| {
+        let (start, bytes) = (start.checked_mul(SECTOR_BYTES)?, sectors.checked_mul(SECTOR_BYTES)?);
+        look(Some(number), start, bytes)
+    });
+    let parts: Vec<Content> = parts.collect();
+    whole.into_iter().chain(parts).collect()
+}
+
+/// Number, first sector and sectors of each partition that holds data.
+fn partitions(dir: &Path) -> Vec<(u32, u64, u64)> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let mut found: Vec<(u32, u64, u64)> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let part = entry.path();
+            let sectors = number(&part.join("size")).filter(|size| *size > EXTENDED_SECTORS)?;
+            Some((number(&part.join("partition"))?, number(&part.join("start"))?, sectors))
+        })
+        .collect();
+    found.sort_unstable();
+    found.truncate(PARTITION_LIMIT);
+    found
+}
+
+fn unreadable(error: &std::io::Error) -> String {
+    format!("unreadable ({error})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use metalcast_sys::block::{Access, BlockDevice, Partition};
+    use metalcast_sys::loopdev::{LoopDevice, Options};
+    use std::process::Command;
+    use std::time::Duration;
+
+    #[test]
+    fn a_filesystem_in_a_partition_is_named_and_blank_ones_are_not() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(32 << 20).unwrap();
+        let device = LoopDevice::attach(file.path(), Options::default()).unwrap();
+        let name = device.path().file_name().unwrap().to_str().unwrap().to_owned();
+        let contents = || read(Path::new("/sys"), Path::new("/dev"), &name);
+        assert_eq!(contents(), []);
+        let block = BlockDevice::open(device.path(), Access::Read).unwrap();
+        let part = |number, start: u64, length: u64| Partition {
+            number,
+            start_bytes: start << 20,
+            length_bytes: length << 20,
+        };
+        block.set_partitions(&[part(1, 1, 4), part(5, 8, 16)]).unwrap();
+        let node = block.wait_for_partition(5, Duration::from_secs(5)).unwrap();
+        let made =
+            Command::new("mke2fs").args(["-q", "-t", "ext4", "-L", "slot"]).arg(&node).status();
+        assert!(made.unwrap().success());
+        let [found] = &contents()[..] else { panic!("{:?}", contents()) };
+        assert_eq!((found.partition, found.bytes), (Some(5), 16 << 20));
+        assert!(found.what.starts_with("ext4 \"slot\" "), "{}", found.what);
+        drop(block);
+        device.close().unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_not_taken_for_blank() {
+        let sys = tempfile::tempdir().unwrap();
+        let [only] = &read(sys.path(), sys.path(), "sda")[..] else { panic!() };
+        assert!(only.what.starts_with("unreadable (No such file"), "{}", only.what);
+    }
+}

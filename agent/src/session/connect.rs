@@ -1,0 +1,157 @@
+//! QUIC connections to the controller: TLS 1.3 with the CA of this boot, and with our certificate
+//! once there is one.
+
+use anyhow::Context;
+use metalcast_shared::{
+    boot::BootConfig,
+    version::{ALPN, SERVER_NAME},
+};
+use quinn::{
+    ClientConfig, Connection, ConnectionError, Endpoint, IdleTimeout, TransportConfig,
+    crypto::rustls::QuicClientConfig,
+};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const IDLE_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long a handshake may take.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the end of a connection may take to reach the controller.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Bytes that may be under way to us, per stream and in all: with the frames in hand they bound the
+/// agent's memory, and are enough for 10 Gbit/s over a millisecond.
+const STREAM_WINDOW: u32 = 2 << 20;
+const WINDOW: u32 = 8 << 20;
+
+/// TLS alerts (RFC 8446, section 6) with which a server refuses a certificate; QUIC adds 0x100.
+const CERTIFICATE_ALERTS: [u8; 8] = [42, 43, 44, 45, 46, 48, 49, 116];
+
+/// Codes with which a controller closes: no certificate that names a node; superseded.
+const UNWANTED_CODES: [u64; 2] = [3, 4];
+
+/// Who we are, once the controller has said so.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) certificate: CertificateDer<'static>,
+    pub(super) key: PrivateKeyDer<'static>,
+    /// Ed25519 key that manifests are signed with.
+    pub(super) manifest_key: Vec<u8>,
+}
+
+/// The controller will not have this boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal(pub(super) String);
+
+/// Makes connections.
+pub(super) struct Connector {
+    roots: Arc<RootCertStore>,
+    /// The endpoint of the latest connection: it has to live until that one's end is sent.
+    endpoint: Mutex<Option<Endpoint>>,
+}
+
+impl Connector {
+    pub(super) fn new(boot: &BootConfig) -> anyhow::Result<Self> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(boot.ca_pem.as_bytes()) {
+            let certificate = certificate.context("reading the controller's CA")?;
+            roots.add(certificate).context("taking the controller's CA")?;
+        }
+        anyhow::ensure!(!roots.is_empty(), "the boot configuration has no CA of the controller");
+        anyhow::ensure!(!boot.controllers.is_empty(), "the boot configuration names no controller");
+        Ok(Self { roots: Arc::new(roots), endpoint: Mutex::default() })
+    }
+
+    /// Connects; without an identity only enrolment is possible.
+    pub(super) async fn connect(
+        &self,
+        address: SocketAddr,
+        identity: Option<&Identity>,
+    ) -> anyhow::Result<Connection> {
+        let local = match address {
+            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        };
+        let endpoint = Endpoint::client(local).context("opening a UDP socket")?;
+        *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(endpoint.clone());
+        let connecting = endpoint.connect_with(self.client(identity)?, address, SERVER_NAME)?;
+        let connection = tokio::time::timeout(HANDSHAKE_LIMIT, connecting)
+            .await
+            .map_err(|_| anyhow::anyhow!("no answer for {} s", HANDSHAKE_LIMIT.as_secs()))??;
+        Ok(connection)
+    }
+
+    /// Ends a connection and waits until that is sent.
+    pub(super) async fn close(&self, connection: &Connection) {
+        connection.close(0u32.into(), b"restarting");
+        let endpoint = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(endpoint) = endpoint {
+            let _ = tokio::time::timeout(CLOSE_LIMIT, endpoint.wait_idle()).await;
+        }
+    }
+
+    fn client(&self, identity: Option<&Identity>) -> anyhow::Result<ClientConfig> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_root_certificates(self.roots.clone());
+        let mut tls = match identity {
+            Some(identity) => builder
+                .with_client_auth_cert(vec![identity.certificate.clone()], identity.key.clone_key())
+                .context("using our certificate")?,
+            None => builder.with_no_client_auth(),
+        };
+        tls.alpn_protocols = vec![ALPN.to_vec()];
+        let mut client = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
+        let mut transport = TransportConfig::default();
+        transport.keep_alive_interval(Some(KEEP_ALIVE));
+        transport.max_idle_timeout(Some(IdleTimeout::try_from(IDLE_LIMIT)?));
+        transport.stream_receive_window(STREAM_WINDOW.into());
+        transport.receive_window(WINDOW.into());
+        // The controller opens no streams.
+        transport.max_concurrent_bidi_streams(0u32.into());
+        transport.max_concurrent_uni_streams(0u32.into());
+        client.transport_config(Arc::new(transport));
+        Ok(client)
+    }
+}
+
+/// Whether an error says that the controller refuses our certificate, which no repetition mends.
+pub(super) fn refusal(error: &anyhow::Error) -> Option<Refusal> {
+    error.chain().find_map(|cause| {
+        let code = match cause.downcast_ref::<ConnectionError>()? {
+            ConnectionError::ConnectionClosed(close) => close.error_code,
+            ConnectionError::TransportError(error) => error.code,
+            ConnectionError::VersionMismatch
+            | ConnectionError::ApplicationClosed(_)
+            | ConnectionError::Reset
+            | ConnectionError::TimedOut
+            | ConnectionError::LocallyClosed
+            | ConnectionError::CidsExhausted => return None,
+        };
+        let code = u64::from(code).checked_sub(0x100)?;
+        let refused = CERTIFICATE_ALERTS.iter().any(|alert| u64::from(*alert) == code);
+        refused.then(|| Refusal(format!("the controller refuses our certificate ({cause})")))
+    })
+}
+
+/// Whether the controller closed the connection because it knows no such node, or another session of
+/// it.
+pub(super) fn is_unwanted(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| match cause.downcast_ref::<ConnectionError>() {
+        Some(ConnectionError::ApplicationClosed(close)) => {
+            UNWANTED_CODES.contains(&close.error_code.into_inner())
+        }
+        _ => false,
+    })
+}

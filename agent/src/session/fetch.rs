@@ -1,0 +1,228 @@
+//! Pages and chunks over the connection that there is, or the next one.
+
+use super::wire;
+use crate::task::{Cancel, ChunkSource, Closed, Delivery, Loss, Request, Sink, Wanted};
+use anyhow::{Context, bail};
+use metalcast_shared::{
+    codec::MAX_MESSAGE_BYTES,
+    id::Revision,
+    manifest::MAX_PAGE_BYTES,
+    to_agent::{ChunkHeader, PageReply},
+    to_controller::Open,
+    transfer::MAX_ATTEMPTS,
+};
+use quinn::{Connection, RecvStream};
+use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
+use tokio::{runtime::Handle, sync::watch};
+
+/// How long the next page or chunk may take on a connection that lives.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+/// Pause before something that the controller could not give is asked for again.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often a request to stop is looked for.
+const CANCEL_POLL: Duration = Duration::from_millis(200);
+
+/// Slack for what postcard puts around a page.
+const PAGE_REPLY_BYTES: usize = MAX_PAGE_BYTES + 64;
+
+/// One partition of one revision, from the controller.
+pub(super) struct QuicSource {
+    fetcher: Arc<Fetcher>,
+    runtime: Handle,
+}
+
+struct Fetcher {
+    links: watch::Receiver<Option<Connection>>,
+    cancel: Arc<Cancel>,
+    revision: Revision,
+    partition: String,
+}
+
+impl QuicSource {
+    pub(super) fn new(
+        links: watch::Receiver<Option<Connection>>,
+        runtime: Handle,
+        cancel: Arc<Cancel>,
+        (revision, partition): (Revision, String),
+    ) -> Self {
+        Self { fetcher: Arc::new(Fetcher { links, cancel, revision, partition }), runtime }
+    }
+}
+
+impl ChunkSource for QuicSource {
+    fn page(&self, number: u32) -> anyhow::Result<Vec<u8>> {
+        self.runtime.block_on(self.fetcher.page(number))
+    }
+
+    fn request(&self, request: Request, sink: Sink) {
+        let fetcher = self.fetcher.clone();
+        self.runtime.spawn(async move {
+            // Closed says that nobody wants any more.
+            let _ = fetcher.chunks(request, &sink).await;
+        });
+    }
+}
+
+impl Fetcher {
+    async fn page(&self, number: u32) -> anyhow::Result<Vec<u8>> {
+        let mut attempt = 1;
+        loop {
+            let connection = self.connection().await?;
+            let reply = self.or_cancelled(self.ask_page(&connection, number)).await?;
+            let problem = match reply {
+                Ok(PageReply::Page(bytes)) => return Ok(bytes),
+                Ok(PageReply::Unavailable { reason }) => reason,
+                Err(_) if connection.close_reason().is_some() => {
+                    self.lost(&connection).await;
+                    continue;
+                }
+                Err(error) => format!("{error:#}"),
+            };
+            if attempt == MAX_ATTEMPTS {
+                bail!("{problem} ({attempt} attempts)");
+            }
+            tracing::warn!("page {number}: {problem}; asking again");
+            attempt += 1;
+            self.or_cancelled(tokio::time::sleep(RETRY_PAUSE)).await?;
+        }
+    }
+
+    async fn ask_page(&self, connection: &Connection, page: u32) -> anyhow::Result<PageReply> {
+        let (revision, partition) = (self.revision.clone(), self.partition.clone());
+        let mut stream = open(connection, Open::Page { revision, partition, page }).await?;
+        limited(wire::receive(&mut stream, PAGE_REPLY_BYTES)).await
+    }
+
+    /// Answers every chunk of the request through the sink.
+    async fn chunks(&self, request: Request, sink: &Sink) -> Result<(), Closed> {
+        let connection = tokio::select! {
+            connection = self.connection() => connection,
+            () = sink.closed() => return Err(Closed),
+        };
+        let Ok(connection) = connection else { return Err(Closed) };
+        let mut left: VecDeque<Wanted> = request.chunks.into();
+        let outcome = self.stream_chunks(&connection, request.page, &mut left, sink).await;
+        let loss = match outcome {
+            Ok(()) => return Ok(()),
+            Err(Broken::Closed) => return Err(Closed),
+            Err(Broken::Stream(_)) if connection.close_reason().is_some() => {
+                self.lost(&connection).await;
+                Loss::Connection
+            }
+            Err(Broken::Stream(error)) => {
+                tokio::time::sleep(RETRY_PAUSE).await;
+                Loss::Refused(format!("{error:#}"))
+            }
+        };
+        for Wanted { position, .. } in left {
+            sink.send(Delivery { position, what: Err(loss.clone()) }).await?;
+        }
+        Ok(())
+    }
+
+    async fn stream_chunks(
+        &self,
+        connection: &Connection,
+        page: u32,
+        left: &mut VecDeque<Wanted>,
+        sink: &Sink,
+    ) -> Result<(), Broken> {
+        let open_message = Open::Chunks {
+            revision: self.revision.clone(),
+            partition: self.partition.clone(),
+            page,
+            positions: left.iter().map(|wanted| wanted.position).collect(),
+        };
+        let mut stream = tokio::select! {
+            stream = open(connection, open_message) => stream?,
+            () = sink.closed() => return Err(Broken::Closed),
+        };
+        while let Some(wanted) = left.front() {
+            let what = tokio::select! {
+                what = limited(chunk(&mut stream, wanted)) => what?,
+                () = sink.closed() => return Err(Broken::Closed),
+            };
+            if what.is_err() {
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            let position = wanted.position;
+            left.pop_front();
+            sink.send(Delivery { position, what }).await.map_err(|Closed| Broken::Closed)?;
+        }
+        Ok(())
+    }
+
+    /// The connection that there is, or the next one.
+    async fn connection(&self) -> anyhow::Result<Connection> {
+        let mut links = self.links.clone();
+        let link =
+            self.or_cancelled(async { links.wait_for(Option::is_some).await.map(|l| l.clone()) });
+        link.await?.ok().flatten().context("the session has ended")
+    }
+
+    /// Waits until a connection that broke is no longer given out.
+    async fn lost(&self, connection: &Connection) {
+        let mut links = self.links.clone();
+        let id = connection.stable_id();
+        let other = links.wait_for(|link| link.as_ref().is_none_or(|link| link.stable_id() != id));
+        // Either way the next attempt finds out.
+        let _ = tokio::time::timeout(RETRY_PAUSE, other).await;
+    }
+
+    async fn or_cancelled<T>(&self, work: impl Future<Output = T>) -> anyhow::Result<T> {
+        tokio::pin!(work);
+        loop {
+            self.cancel.check()?;
+            tokio::select! {
+                value = &mut work => return Ok(value),
+                () = tokio::time::sleep(CANCEL_POLL) => {}
+            }
+        }
+    }
+}
+
+/// Why a request was not answered to its end.
+enum Broken {
+    Closed,
+    Stream(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Broken {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Stream(error)
+    }
+}
+
+async fn open(connection: &Connection, message: Open) -> anyhow::Result<RecvStream> {
+    let (mut send, receive) = connection.open_bi().await.context("opening a stream")?;
+    wire::send(&mut send, &message).await?;
+    send.finish().context("asking")?;
+    Ok(receive)
+}
+
+async fn limited<T>(answer: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::time::timeout(ANSWER_LIMIT, answer)
+        .await
+        .map_err(|_| anyhow::anyhow!("no answer for {} s", ANSWER_LIMIT.as_secs()))?
+}
+
+/// Reads one answer. Its hash is checked by who asked.
+async fn chunk(stream: &mut RecvStream, wanted: &Wanted) -> anyhow::Result<Result<Vec<u8>, Loss>> {
+    match wire::receive(stream, MAX_MESSAGE_BYTES).await? {
+        ChunkHeader::Frame { index, bytes, .. }
+            if index == wanted.index && bytes == wanted.frame_bytes =>
+        {
+            let mut frame = vec![0; bytes as usize];
+            stream.read_exact(&mut frame).await.context("receiving a frame")?;
+            Ok(Ok(frame))
+        }
+        ChunkHeader::Frame { index, bytes, .. } => bail!(
+            "asked for chunk {} of {} bytes, got {index} of {bytes}",
+            wanted.index,
+            wanted.frame_bytes
+        ),
+        ChunkHeader::Unavailable { reason, .. } => Ok(Err(Loss::Refused(reason))),
+    }
+}

@@ -1,0 +1,142 @@
+//! One session on one connection.
+
+use super::{Config, outbox::Outbox, wire, worker::Worker};
+use anyhow::Context;
+use metalcast_shared::{
+    codec::MAX_MESSAGE_BYTES,
+    inventory::Inventory,
+    to_agent::{Standing, ToAgent},
+    to_controller::{Hello, Open, ToController},
+    version::PROTOCOL,
+};
+use quinn::{Connection, RecvStream, SendStream};
+use std::time::Duration;
+use tokio::{
+    sync::{mpsc, watch},
+    time::MissedTickBehavior,
+};
+
+const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// Progress and log lines go at most this often.
+const THROTTLE: Duration = Duration::from_millis(500);
+
+/// Messages of the controller that wait to be handled.
+const WAITING_MESSAGES: usize = 16;
+
+pub(super) struct Link<'s> {
+    pub(super) config: &'s Config,
+    pub(super) outbox: &'s Outbox,
+    pub(super) worker: &'s mut Worker,
+    /// Where those who fetch find the connection.
+    pub(super) publish: &'s watch::Sender<Option<Connection>>,
+}
+
+impl Link<'_> {
+    /// Speaks until the controller wants a restart, and says why it does. Everything else that ends
+    /// the session is an error.
+    pub(super) async fn run(
+        &mut self,
+        connection: &Connection,
+        inventory: Inventory,
+    ) -> anyhow::Result<String> {
+        let (mut send, receive) = connection.open_bi().await.context("opening the session")?;
+        wire::send(&mut send, &Open::Session(self.hello())).await?;
+        wire::send(&mut send, &ToController::Inventory(Box::new(inventory))).await?;
+        self.outbox.connected();
+        self.publish.send_replace(Some(connection.clone()));
+        let mut incoming = listen(receive);
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        let mut throttle = tokio::time::interval(THROTTLE);
+        for timer in [&mut heartbeat, &mut throttle] {
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        loop {
+            tokio::select! {
+                message = incoming.recv() => {
+                    let message = message.context("the session's reader has ended")??;
+                    if let Some(reason) = self.handle(message)? {
+                        // The last events are worth more than a quick restart.
+                        self.send_events(&mut send).await?;
+                        return Ok(reason);
+                    }
+                }
+                () = self.outbox.changed() => {}
+                ended = self.worker.ended() => ended?,
+                _ = heartbeat.tick() => wire::send(&mut send, &alive()).await?,
+                _ = throttle.tick() => {
+                    for line in self.config.logs.take() {
+                        wire::send(&mut send, &line).await?;
+                    }
+                    if let Some(progress) = self.outbox.progress() {
+                        wire::send(&mut send, &progress).await?;
+                    }
+                }
+            }
+            self.send_events(&mut send).await?;
+        }
+    }
+
+    async fn send_events(&self, send: &mut SendStream) -> anyhow::Result<()> {
+        for event in self.outbox.events() {
+            wire::send(send, &event).await?;
+        }
+        Ok(())
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            protocol: PROTOCOL,
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            boot: self.config.boot.boot,
+            task: self.worker.in_hand(),
+            phases: self.config.phases.clone(),
+        }
+    }
+
+    fn handle(&mut self, message: ToAgent) -> anyhow::Result<Option<String>> {
+        match message {
+            ToAgent::Welcome { name, standing: Standing::AwaitingApproval { reason } } => {
+                tracing::info!("this is {name}; waiting for approval: {reason}");
+            }
+            ToAgent::Welcome { name, standing: Standing::Approved } => {
+                tracing::info!("this is {name}, approved; waiting for work");
+            }
+            ToAgent::Task(task) => self.worker.take(*task)?,
+            ToAgent::Ack { task, number } => self.outbox.acknowledged(task, number),
+            ToAgent::Cancel { task, reason } => self.worker.cancel(task, &reason),
+            ToAgent::Reboot { reason } => return Ok(Some(reason)),
+        }
+        Ok(None)
+    }
+}
+
+/// Reads in a task of its own: a half-read message must not be forgotten when something else is
+/// ready first.
+fn listen(mut receive: RecvStream) -> mpsc::Receiver<anyhow::Result<ToAgent>> {
+    let (sender, receiver) = mpsc::channel(WAITING_MESSAGES);
+    tokio::spawn(async move {
+        loop {
+            let message = wire::receive(&mut receive, MAX_MESSAGE_BYTES).await;
+            let is_last = message.is_err();
+            if sender.send(message).await.is_err() || is_last {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+fn alive() -> ToController {
+    let uptime = metalcast_sys::clock::since_boot().map_or(0, |time| time.as_secs());
+    ToController::Heartbeat { uptime_seconds: uptime, resident_bytes: resident_bytes() }
+}
+
+/// `VmRSS` of proc(5); 0 if it cannot be read.
+fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+    kib.unwrap_or(0u64) * 1024
+}

@@ -1,0 +1,212 @@
+//! The agent's side of the protocol against a controller of the test's own, over loopback.
+
+mod controller;
+
+use super::*;
+use crate::task::tests::rig::{Rig, TestImage, tool};
+use controller::{Behaviour, Controller, Seen};
+use metalcast_shared::{
+    boot::BootConfig,
+    event::{Step, TaskEvent},
+    id::{BootId, JobId, Mac, NodeId, TaskId},
+    inventory::{Inventory, Nic},
+    to_agent::{Overwrite, Standing, Task, ToAgent, Work},
+    to_controller::ToController,
+};
+use std::{process::Command, time::Duration};
+use uuid::Uuid;
+
+/// Far more than any test takes on a busy machine.
+const LIMIT: Duration = Duration::from_secs(180);
+
+fn config(controller: &Controller, machine: Arc<Machine>) -> Config {
+    let nic = Nic {
+        name: "eth0".into(),
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+        driver: None,
+        link: true,
+        speed_mbit: None,
+        pci_id: None,
+        boot: true,
+    };
+    let inventory = Inventory { nics: vec![nic], ..Inventory::default() };
+    Config {
+        boot: BootConfig {
+            boot: BootId(Uuid::from_u128(7)),
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            controllers: vec![controller.address],
+            ca_pem: controller.ca_pem.clone(),
+            unix_time: 0,
+            token: "abcd".into(),
+        },
+        phases: Vec::new(),
+        machine,
+        inventory: Arc::new(move || inventory.clone()),
+        logs: Arc::default(),
+    }
+}
+
+fn empty_machine() -> Arc<Machine> {
+    Arc::new(Machine::this(std::path::Path::new("/nonexistent")))
+}
+
+fn task_id(generation: u32) -> TaskId {
+    TaskId { job: JobId(1), node: NodeId(Uuid::from_u128(1)), generation }
+}
+
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, work).await.expect("nothing takes this long")
+}
+
+/// Events until the task ends, acknowledged or not as the test likes.
+async fn until_end(
+    controller: &mut Controller,
+    mut each: impl FnMut(&Controller, u32, &TaskEvent),
+) -> TaskEvent {
+    loop {
+        if let Seen::Message(ToController::Event { event, .. }) = controller.next().await {
+            each(controller, event.number, &event.what);
+            if matches!(event.what, TaskEvent::Done | TaskEvent::Failed { .. }) {
+                return event.what;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployment_survives_lost_connections_and_spoiled_chunks() {
+    let image = TestImage::ordinary();
+    let rig = Rig::new(image.clone());
+    // Every chunk comes wrong once, and the connection breaks twice in the middle.
+    let behaviour =
+        Behaviour { spoil_first: true, break_after: vec![7, 12], ..Behaviour::default() };
+    let mut controller = Controller::start(image, behaviour);
+    let agent = tokio::spawn(run(config(&controller, rig.machine.clone())));
+    let Seen::Hello(hello) = within(controller.next()).await else { panic!("no hello") };
+    assert_eq!((hello.boot, hello.task), (BootId(Uuid::from_u128(7)), None));
+    let Seen::Message(ToController::Inventory(inventory)) = within(controller.next()).await else {
+        panic!("no inventory")
+    };
+    assert_eq!(inventory.nics.len(), 1);
+    let standing = Standing::AwaitingApproval { reason: "approve it".into() };
+    controller.tell(ToAgent::Welcome { name: "node1".into(), standing });
+    controller.tell(ToAgent::Welcome { name: "node1".into(), standing: Standing::Approved });
+    let work = Work::Deploy(Box::new(rig.order(5, Overwrite::BlankOnly)));
+    let task = Task { id: task_id(1), work };
+    controller.tell(ToAgent::Task(Box::new(task.clone())));
+
+    let (mut events, mut hellos, mut progress) = (Vec::new(), Vec::new(), 0);
+    let end = loop {
+        match within(controller.next()).await {
+            Seen::Hello(hello) => {
+                hellos.push(hello.task);
+                // What a controller does after a reconnect.
+                controller.tell(ToAgent::Task(Box::new(task.clone())));
+            }
+            Seen::Message(ToController::Event { event, .. }) => {
+                let (number, end) = (event.number, event.what.clone());
+                events.push(event.number);
+                if number % 3 == 0 {
+                    controller.tell(ToAgent::Ack { task: task.id, number });
+                }
+                if matches!(end, TaskEvent::Done | TaskEvent::Failed { .. }) {
+                    break end;
+                }
+            }
+            Seen::Message(ToController::Progress { .. }) => progress += 1,
+            Seen::Message(_) => {}
+        }
+    };
+    assert_eq!(end, TaskEvent::Done);
+    assert_eq!(hellos, [Some(task.id), Some(task.id)], "the task went on");
+    let last = *events.last().unwrap();
+    assert!((1..=last).all(|number| events.contains(&number)), "{events:?}");
+    assert!(events.len() > last as usize, "what was not acknowledged came again: {events:?}");
+    assert!(progress > 0);
+    tool(Command::new("e2fsck").args(["-f", "-n"]).arg(rig.node(5)));
+    assert!(rig.is_startable(5));
+
+    controller.tell(ToAgent::Reboot { reason: "to start slot 5".into() });
+    let ending = within(agent).await.unwrap().unwrap();
+    assert_eq!(ending, Ending::Reboot { reason: "to start slot 5".into() });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_the_controller_did_not_sign_is_refused() {
+    let image = TestImage::ordinary();
+    let rig = Rig::new(image.clone());
+    let before = rig.whole_hash();
+    let behaviour = Behaviour { other_manifest_key: true, ..Behaviour::default() };
+    let mut controller = Controller::start(image, behaviour);
+    let agent = tokio::spawn(run(config(&controller, rig.machine.clone())));
+    let work = Work::Deploy(Box::new(rig.order(5, Overwrite::Anything)));
+    controller.tell(ToAgent::Task(Box::new(Task { id: task_id(1), work })));
+    let end = within(until_end(&mut controller, |_, _, _| {})).await;
+    let TaskEvent::Failed { step: None, cause } = end else { panic!("{end:?}") };
+    assert!(cause.contains("not signed by this controller"), "{cause}");
+    assert!(before == rig.whole_hash());
+    agent.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_task_stops_and_another_one_follows() {
+    let image = TestImage::ordinary();
+    let rig = Rig::new(image.clone());
+    // Frames never come: the task would wait for ever.
+    let behaviour = Behaviour { silent: true, ..Behaviour::default() };
+    let mut controller = Controller::start(image, behaviour);
+    let agent = tokio::spawn(run(config(&controller, rig.machine.clone())));
+    let work = Work::Deploy(Box::new(rig.order(5, Overwrite::BlankOnly)));
+    controller.tell(ToAgent::Task(Box::new(Task { id: task_id(1), work: work.clone() })));
+    let end = within(until_end(&mut controller, |controller, _, event| {
+        if *event == (TaskEvent::StepStarted { step: Step::Transfer }) {
+            let reason = "the operator".into();
+            controller.tell(ToAgent::Cancel { task: task_id(1), reason });
+        }
+    }));
+    let TaskEvent::Failed { step: Some(Step::Transfer), cause } = end.await else { panic!() };
+    assert_eq!(cause, "cancelled: the operator");
+    controller.tell(ToAgent::Task(Box::new(Task { id: task_id(2), work })));
+    let started = async {
+        loop {
+            if let Seen::Message(ToController::Event { task, event }) = controller.next().await
+                && task == task_id(2)
+            {
+                break event.number;
+            }
+        }
+    };
+    assert_eq!(within(started).await, 1);
+    controller.tell(ToAgent::Reboot { reason: "enough".into() });
+    within(agent).await.unwrap().unwrap();
+    assert!(!rig.is_startable(5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_boot_that_is_refused_ends() {
+    let image = TestImage::ordinary();
+    let refusing = Behaviour { refuse_enrolment: true, ..Behaviour::default() };
+    let controller = Controller::start(image.clone(), refusing);
+    let ending = within(run(config(&controller, empty_machine()))).await.unwrap();
+    assert_eq!(ending, Ending::Refused { reason: "token was used by another key".into() });
+
+    let expired = Behaviour { expired_certificates: true, ..Behaviour::default() };
+    let controller = Controller::start(image.clone(), expired);
+    let ending = within(run(config(&controller, empty_machine()))).await.unwrap();
+    let Ending::Refused { reason } = ending else { panic!("{ending:?}") };
+    assert!(reason.contains("refuses our certificate"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_with_another_ca_learns_nothing() {
+    let image = TestImage::ordinary();
+    let mut stranger = Controller::start(image.clone(), Behaviour::default());
+    let ours = Controller::start(image, Behaviour::default());
+    let mut config = config(&stranger, empty_machine());
+    config.boot.ca_pem = ours.ca_pem.clone();
+    let agent = tokio::spawn(run(config));
+    let heard = tokio::time::timeout(Duration::from_secs(3), stranger.next()).await;
+    assert!(heard.is_err() && stranger.enrolments() == 0);
+    assert!(!agent.is_finished(), "it goes on trying");
+    agent.abort();
+}

@@ -1,0 +1,149 @@
+//! The thread that carries out the task in hand. One at a time; it goes on while there is no
+//! connection.
+
+use super::{connect::Identity, fetch::QuicSource, outbox::Outbox};
+use crate::{
+    console::StepConsole,
+    task::{self, Cancel, Context, Machine},
+};
+use metalcast_shared::{
+    id::TaskId,
+    to_agent::{Task, Work},
+};
+use quinn::Connection;
+use std::{sync::Arc, time::Duration};
+use tokio::{runtime::Handle, sync::oneshot, sync::watch};
+
+pub(super) struct Worker {
+    machine: Arc<Machine>,
+    identity: Arc<Identity>,
+    outbox: Arc<Outbox>,
+    links: watch::Receiver<Option<Connection>>,
+    current: Option<Current>,
+    next: Option<Task>,
+}
+
+struct Current {
+    id: TaskId,
+    cancel: Arc<Cancel>,
+    /// `None` once it has ended.
+    ended: Option<oneshot::Receiver<()>>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        machine: Arc<Machine>,
+        identity: Arc<Identity>,
+        outbox: Arc<Outbox>,
+        links: watch::Receiver<Option<Connection>>,
+    ) -> Self {
+        Self { machine, identity, outbox, links, current: None, next: None }
+    }
+
+    /// The task in hand: it runs, or the controller does not know yet how it ended.
+    pub(super) fn in_hand(&self) -> Option<TaskId> {
+        let current = self.current.as_ref()?;
+        (current.ended.is_some() || self.outbox.has(current.id)).then_some(current.id)
+    }
+
+    /// Takes a task. One that is known goes on; another one has to end first.
+    pub(super) fn take(&mut self, task: Task) -> anyhow::Result<()> {
+        match &self.current {
+            Some(current) if current.id == task.id => Ok(()),
+            Some(Current { ended: Some(_), cancel, .. }) => {
+                cancel.cancel("the controller gave this node another task");
+                self.next = Some(task);
+                Ok(())
+            }
+            Some(_) | None => self.start(task),
+        }
+    }
+
+    pub(super) fn cancel(&mut self, task: TaskId, reason: &str) {
+        self.next = self.next.take().filter(|next| next.id != task);
+        if let Some(current) = self.current.as_ref().filter(|current| current.id == task) {
+            current.cancel.cancel(reason);
+        }
+    }
+
+    /// Ends when the running task has ended; never if there is none.
+    pub(super) async fn ended(&mut self) -> anyhow::Result<()> {
+        let Some(ended) = self.current.as_mut().and_then(|current| current.ended.as_mut()) else {
+            return std::future::pending().await;
+        };
+        // An error says that the thread panicked; it has ended all the same.
+        let _ = ended.await;
+        if let Some(current) = &mut self.current {
+            current.ended = None;
+        }
+        match self.next.take() {
+            Some(next) => self.start(next),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks the running task to stop and waits for it.
+    pub(super) async fn stop(&mut self, reason: &str, limit: Duration) {
+        self.next = None;
+        if let Some(Current { cancel, ended: Some(ended), .. }) = &mut self.current {
+            cancel.cancel(reason);
+            if tokio::time::timeout(limit, ended).await.is_err() {
+                tracing::warn!("the running task did not stop in {} s", limit.as_secs());
+            }
+        }
+    }
+
+    fn start(&mut self, task: Task) -> anyhow::Result<()> {
+        let (sender, ended) = oneshot::channel();
+        let cancel = Arc::new(Cancel::default());
+        let id = task.id;
+        self.current = Some(Current { id, cancel: cancel.clone(), ended: Some(ended) });
+        let run = Run {
+            machine: self.machine.clone(),
+            identity: self.identity.clone(),
+            outbox: self.outbox.clone(),
+            links: self.links.clone(),
+            runtime: Handle::current(),
+            cancel,
+        };
+        std::thread::Builder::new().name("task".into()).spawn(move || {
+            run.task(&task);
+            // Whoever waited may have gone.
+            let _ = sender.send(());
+        })?;
+        Ok(())
+    }
+}
+
+struct Run {
+    machine: Arc<Machine>,
+    identity: Arc<Identity>,
+    outbox: Arc<Outbox>,
+    links: watch::Receiver<Option<Connection>>,
+    runtime: Handle,
+    cancel: Arc<Cancel>,
+}
+
+impl Run {
+    fn task(&self, Task { id, work }: &Task) {
+        let console = StepConsole::default();
+        let report = |report| {
+            console.report(&report);
+            self.outbox.push(*id, report);
+        };
+        let context = Context { machine: &self.machine, report: &report, cancel: &self.cancel };
+        // How it ended was its last event.
+        let _ = match work {
+            Work::Deploy(deploy) => {
+                let source = QuicSource::new(
+                    self.links.clone(),
+                    self.runtime.clone(),
+                    self.cancel.clone(),
+                    (deploy.image.clone(), deploy.partition.clone()),
+                );
+                task::deploy(deploy, &self.identity.manifest_key, &source, &context)
+            }
+            Work::SelectSlot(select) => task::select_slot(select, &context),
+        };
+    }
+}

@@ -1,0 +1,94 @@
+//! Carrying out a task as named steps, each of which can be taken again.
+//!
+//! A deploy writes in an order that leaves no half-made system startable, wherever it ends:
+//!
+//! ```text
+//! table -> boot filesystem -> slot's first MiB zeroed, slot marked -> chunks -> read back
+//!   -> first MiB, boot code blank -> adapt the system -> loaders -> slot's boot sector -> mark gone
+//! ```
+//!
+//! Everything here is blocking; the network is behind [`ChunkSource`]. One file per step.
+
+mod activate;
+mod boot_code;
+mod check_disk;
+mod clear;
+mod context;
+mod first_blocks;
+mod fix_up;
+mod format;
+mod partition;
+mod plan;
+mod pump;
+mod source;
+#[cfg(test)]
+pub(crate) mod tests;
+mod tools;
+mod transfer;
+mod verify;
+
+pub use context::{Cancel, Context, Machine, Report, StepLog};
+pub use source::{ChunkSource, Closed, Delivery, Loss, Request, Sink, Wanted};
+
+use metalcast_shared::{
+    event::{Step, TaskEvent},
+    to_agent::{Deploy, SelectSlot},
+};
+use plan::Image;
+use std::time::Instant;
+
+/// The task ended early; why was reported as its last event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped;
+
+/// Puts an image into a slot. `manifest_key` is the Ed25519 key that the manifest must be signed
+/// with.
+pub fn deploy(
+    deploy: &Deploy,
+    manifest_key: &[u8],
+    source: &dyn ChunkSource,
+    context: &Context<'_>,
+) -> Result<(), Stopped> {
+    let image = context.before_steps(|| Image::of(deploy, manifest_key))?;
+    let target = step(context, Step::CheckDisk, |log| check_disk::deploy(&image, log))?;
+    step(context, Step::Partition, |log| partition::run(&target, log))?;
+    step(context, Step::Format, |log| format::run(&target, log))?;
+    step(context, Step::Clear, |log| clear::run(&image, &target, log))?;
+    step(context, Step::Transfer, |log| transfer::run(&image, &target, source, log))?;
+    step(context, Step::Verify, |log| verify::run(&image, &target, source, log))?;
+    step(context, Step::FirstBlocks, |log| first_blocks::run(&image, &target, source, log))?;
+    step(context, Step::FixUp, |log| fix_up::run(&image, &target, log))?;
+    step(context, Step::BootCode, |log| boot_code::run(&image, &target, log))?;
+    step(context, Step::Activate, |log| activate::run(&target, log))?;
+    context.event(TaskEvent::Done);
+    Ok(())
+}
+
+/// Makes another slot the one that starts.
+pub fn select_slot(select: &SelectSlot, context: &Context<'_>) -> Result<(), Stopped> {
+    let target = step(context, Step::CheckDisk, |log| check_disk::select(select, log))?;
+    step(context, Step::Activate, |log| activate::run(&target, log))?;
+    context.event(TaskEvent::Done);
+    Ok(())
+}
+
+fn step<T>(
+    context: &Context<'_>,
+    step: Step,
+    run: impl FnOnce(&StepLog<'_>) -> anyhow::Result<T>,
+) -> Result<T, Stopped> {
+    let started = Instant::now();
+    context.event(TaskEvent::StepStarted { step });
+    let log = StepLog::new(context, step);
+    match log.check_cancel().and_then(|()| run(&log)) {
+        Ok(value) => {
+            let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            context.event(TaskEvent::StepDone { step, millis });
+            Ok(value)
+        }
+        Err(error) => {
+            context.event(TaskEvent::Failed { step: Some(step), cause: format!("{error:#}") });
+            Err(Stopped)
+        }
+    }
+}

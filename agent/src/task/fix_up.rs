@@ -1,0 +1,115 @@
+//! Step `fix-up`: adapts the deployed system to its node and slot.
+//!
+//! Each sub-step is a file here; it tells in a note what it changed. The text work is pure; all files
+//! are reached through [`crate::disk::Root`], since the image may be hostile.
+
+mod boot_config;
+mod fs_id;
+mod fstab;
+mod grub_pc;
+mod identity;
+
+use super::{
+    StepLog,
+    check_disk::is_swap,
+    plan::{Image, Target, window},
+};
+use crate::{
+    disk::{Access, Mounted, Root, uuid_of},
+    report,
+};
+use anyhow::Context;
+use metalcast_formats::{
+    layout::{Role, SECTOR_BYTES},
+    mbr,
+};
+
+/// By what the deployed system can name its devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ids {
+    /// UUID of the root filesystem.
+    root_uuid: String,
+    /// The one it had in the image, if it was given another.
+    image_uuid: Option<String>,
+    /// Whether another partition of the node has the same UUID, so that it names neither.
+    ambiguous: bool,
+    /// PARTUUID of the slot.
+    root_partuuid: String,
+    /// UUID of this disk's swap partition.
+    swap_uuid: Option<String>,
+    /// UUIDs of all filesystems and swaps on the node's disks.
+    known: Vec<String>,
+}
+
+impl Ids {
+    /// How fstab and the kernel's command line name the root.
+    fn root(&self) -> String {
+        match self.ambiguous {
+            true => format!("PARTUUID={}", self.root_partuuid),
+            false => format!("UUID={}", self.root_uuid),
+        }
+    }
+}
+
+pub(super) fn run(image: &Image<'_>, target: &Target, log: &StepLog<'_>) -> anyhow::Result<()> {
+    let ids = ids(image, target, log)?;
+    let node = target.node(target.slot.number);
+    let mounted =
+        Mounted::open(&node, image.family.driver(), Access::Write, &log.machine().run_dir)
+            .with_context(|| format!("mounting slot {}", target.slot.number))?;
+    let outcome = adapt(image, &mounted.root()?, &ids, log);
+    // Also after a failure: what was changed is written, and nothing stays mounted.
+    let closed = mounted.close();
+    outcome?;
+    closed?;
+    target.open(log)?.drop_caches()
+}
+
+fn adapt(image: &Image<'_>, root: &Root, ids: &Ids, log: &StepLog<'_>) -> anyhow::Result<()> {
+    let fix_up = &image.deploy.fix_up;
+    sub_step("fstab", log, || fstab::run(root, ids))?;
+    sub_step("boot-config", log, || boot_config::run(root, ids))?;
+    sub_step("machine-id", log, || identity::machine_id(root))?;
+    sub_step("hostname", log, || identity::hostname(root, &fix_up.hostname))?;
+    sub_step("grub-pc", log, || grub_pc::run(root))?;
+    sub_step("report-unit", log, || match &fix_up.report {
+        Some(config) => report::install(root, config),
+        None => report::remove(root),
+    })
+}
+
+/// Runs a sub-step and notes what it changed; it fails under its name.
+fn sub_step(
+    name: &str,
+    log: &StepLog<'_>,
+    run: impl FnOnce() -> anyhow::Result<Vec<String>>,
+) -> anyhow::Result<()> {
+    log.check_cancel()?;
+    let changes = run().with_context(|| format!("fix-up {name}"))?;
+    for change in changes {
+        log.note(format!("{name}: {change}"));
+    }
+    Ok(())
+}
+
+fn ids(image: &Image<'_>, target: &Target, log: &StepLog<'_>) -> anyhow::Result<Ids> {
+    let unique = fs_id::make_unique(image, target, log).context("fix-up unique-fs-id")?;
+    let device = target.open(log)?;
+    let table = mbr::read(&mut device.file(), device.bytes() / SECTOR_BYTES)?;
+    let swap = target.plan.partitions.iter().find(|partition| partition.role == Role::Swap);
+    let swap_uuid = match swap {
+        Some(swap) => {
+            let found = window(&device, swap)?.look()?;
+            uuid_of(&found).filter(|_| is_swap(&found))
+        }
+        None => None,
+    };
+    Ok(Ids {
+        root_uuid: unique.uuid,
+        image_uuid: unique.image_uuid,
+        ambiguous: unique.ambiguous,
+        root_partuuid: table.partuuid(target.slot.number),
+        swap_uuid,
+        known: unique.known,
+    })
+}

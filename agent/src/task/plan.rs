@@ -1,0 +1,212 @@
+//! What a task is about, checked: the image that it may trust, and the place that it may write to.
+
+use super::{ChunkSource, StepLog};
+use crate::disk::{Access, BootPartition, Device, Window, while_busy};
+use anyhow::{Context, bail, ensure};
+use metalcast_formats::layout::{DiskPlan, PlannedPartition, Role, SECTOR_BYTES};
+use metalcast_shared::{
+    manifest::{Chunk, Manifest, Page, Partition},
+    to_agent::Deploy,
+    transfer::MAX_ATTEMPTS,
+};
+use metalcast_sys::block::Partition as KernelPartition;
+use ring::signature::{ED25519, UnparsedPublicKey};
+use std::{path::PathBuf, time::Duration};
+
+/// What the kernel shows of an extended partition, as its own parser does; it would overlap the
+/// logical ones otherwise.
+const EXTENDED_BYTES: u64 = 2 * SECTOR_BYTES;
+
+/// How long the node of a partition may take to appear.
+const NODE_WAIT: Duration = Duration::from_secs(10);
+
+/// Filesystems of which systems can be started from a slot and adapted to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    Ext,
+    Btrfs,
+    /// Begins in its sector 0, where the others leave room for boot code.
+    Xfs,
+}
+
+impl Family {
+    fn of(filesystem: &str) -> Option<Self> {
+        match filesystem {
+            "ext2" | "ext3" | "ext4" | "extfs" => Some(Self::Ext),
+            "btrfs" => Some(Self::Btrfs),
+            "xfs" => Some(Self::Xfs),
+            _ => None,
+        }
+    }
+
+    /// The kernel's name of the driver.
+    pub(super) fn driver(self) -> &'static str {
+        match self {
+            Self::Ext => "ext4",
+            Self::Btrfs => "btrfs",
+            Self::Xfs => "xfs",
+        }
+    }
+
+    pub(super) fn uses_sector_0(self) -> bool {
+        self == Self::Xfs
+    }
+}
+
+/// A deploy whose manifest is the controller's.
+#[derive(Debug)]
+pub(super) struct Image<'d> {
+    pub(super) deploy: &'d Deploy,
+    pub(super) family: Family,
+    manifest: Manifest,
+    partition: usize,
+}
+
+impl<'d> Image<'d> {
+    /// Checks signature, revision and partition.
+    pub(super) fn of(deploy: &'d Deploy, manifest_key: &[u8]) -> anyhow::Result<Self> {
+        let signed = &deploy.manifest;
+        UnparsedPublicKey::new(&ED25519, manifest_key)
+            .verify(&signed.root, &signed.signature)
+            .map_err(|_| {
+                let image = &deploy.image;
+                anyhow::anyhow!("the manifest of {image} is not signed by this controller")
+            })?;
+        let manifest = Manifest::decode(&signed.root)
+            .with_context(|| format!("reading the manifest of {}", deploy.image))?;
+        ensure!(
+            manifest.revision == deploy.image,
+            "the manifest is of {}, not of {}",
+            manifest.revision,
+            deploy.image
+        );
+        let partition = manifest
+            .partitions
+            .iter()
+            .position(|partition| partition.name == deploy.partition)
+            .with_context(|| format!("{} has no partition {}", deploy.image, deploy.partition))?;
+        let filesystem = &manifest.partitions[partition].filesystem;
+        let Some(family) = Family::of(filesystem) else {
+            bail!(
+                "{} of {} is {filesystem}; systems on ext2/3/4, btrfs and xfs can be deployed",
+                deploy.partition,
+                deploy.image
+            );
+        };
+        Ok(Self { deploy, family, manifest, partition })
+    }
+
+    pub(super) fn partition(&self) -> &Partition {
+        &self.manifest.partitions[self.partition]
+    }
+
+    pub(super) fn pages(&self) -> u32 {
+        u32::try_from(self.partition().pages.len()).expect("chunks are counted in 32 bits")
+    }
+
+    /// Fetches a page and holds it against the root.
+    pub(super) fn page(&self, number: u32, source: &dyn ChunkSource) -> anyhow::Result<Page> {
+        let mut attempt = 1;
+        loop {
+            let bytes = source.page(number).with_context(|| format!("fetching page {number}"))?;
+            match self.partition().decode_page(number as usize, &bytes) {
+                Ok(page) => return Ok(page),
+                Err(error) if attempt == MAX_ATTEMPTS => {
+                    return Err(error).with_context(|| format!("page {number}, attempt {attempt}"));
+                }
+                Err(_) => attempt += 1,
+            }
+        }
+    }
+
+    /// Whether a chunk lies in the first MiB, which is written when all else is verified.
+    pub(super) fn is_deferred(&self, chunk: &Chunk) -> bool {
+        self.partition().range_start(chunk) < crate::disk::MIB
+    }
+}
+
+/// How the disk's partition table stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TableState {
+    /// It is the layout's, with this disk signature.
+    AsPlanned(u32),
+    /// It has to be written.
+    ToBeWritten,
+}
+
+/// How the boot partition stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BootState {
+    /// It has our filesystem.
+    Ours,
+    /// It has to be formatted.
+    ToBeFormatted,
+}
+
+/// The place that a task may write to.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) disk: PathBuf,
+    pub(super) plan: DiskPlan,
+    pub(super) slot: PlannedPartition,
+    pub(super) table: TableState,
+    pub(super) boot: BootState,
+    pub(super) make_swap: bool,
+}
+
+impl Target {
+    pub(super) fn node(&self, number: u16) -> PathBuf {
+        metalcast_sys::block::partition_path(&self.disk, u32::from(number))
+    }
+
+    pub(super) fn open<'c>(&self, log: &StepLog<'c>) -> anyhow::Result<Device<'c>> {
+        log.machine().open(&self.disk)
+    }
+
+    pub(super) fn open_boot(
+        &self,
+        access: Access,
+        log: &StepLog<'_>,
+    ) -> anyhow::Result<BootPartition> {
+        let node = self.node(self.plan.boot().number);
+        BootPartition::open(&node, access, &log.machine().run_dir)
+    }
+
+    /// The slot and nothing else.
+    pub(super) fn slot<'d>(&self, device: &'d Device<'_>) -> anyhow::Result<Window<'d>> {
+        window(device, &self.slot)
+    }
+}
+
+/// Has the kernel know the partitions of the plan, so that they have device nodes, and waits for
+/// those nodes. The kernel's own parser, where it has one, does the same.
+pub(super) fn announce(device: &Device<'_>, plan: &DiskPlan) -> anyhow::Result<()> {
+    let block = device.block().context("a file has no partitions")?;
+    let partitions: Vec<KernelPartition> = plan
+        .partitions
+        .iter()
+        .map(|partition| KernelPartition {
+            number: u32::from(partition.number),
+            start_bytes: partition.start_lba * SECTOR_BYTES,
+            length_bytes: match partition.role {
+                Role::Extended => EXTENDED_BYTES,
+                Role::Boot | Role::Swap | Role::Reserve | Role::Slot => {
+                    partition.sectors * SECTOR_BYTES
+                }
+            },
+        })
+        .collect();
+    while_busy(|| block.set_partitions(&partitions))?;
+    for partition in &partitions {
+        block.wait_for_partition(partition.number, NODE_WAIT)?;
+    }
+    Ok(())
+}
+
+/// The part of the disk that a partition covers.
+pub(super) fn window<'d>(
+    device: &'d Device<'_>,
+    partition: &PlannedPartition,
+) -> anyhow::Result<Window<'d>> {
+    device.window(partition.start_lba * SECTOR_BYTES, partition.sectors * SECTOR_BYTES)
+}

@@ -1,0 +1,499 @@
+//! A disk, an image and a controller's part played by threads.
+
+use crate::{
+    disk::Operation,
+    task::{
+        self, Cancel, ChunkSource, Context, Delivery, Loss, Machine, Report, Request, Sink, Stopped,
+    },
+};
+use metalcast_formats::{
+    chunk::{Chunks, Sealer},
+    grub::recipe,
+    layout::{self, DiskPlan, SECTOR_BYTES},
+    partclone::Reader,
+};
+use metalcast_shared::{
+    boot::ReportConfig,
+    disk::{Disk, DiskSelector},
+    event::{Step, TaskEvent},
+    hash::Hash,
+    id::Revision,
+    layout::Layout,
+    manifest::{CHUNKS_PER_PAGE, Chunk, Manifest, Page, PageRef, Partition, SignedManifest},
+    to_agent::{Deploy, FixUp, Overwrite, SelectSlot},
+};
+use metalcast_sys::{block::partition_path, loopdev::LoopDevice};
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use std::{
+    collections::HashMap,
+    fs::{File, OpenOptions},
+    os::unix::fs::{FileExt, symlink},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+pub(crate) const MIB: u64 = 1 << 20;
+const DISK_BYTES: u64 = 320 * MIB;
+pub(crate) const SERIAL: &str = "MC-TEST";
+
+/// Runs a tool and gives what it printed.
+pub(crate) fn tool(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {text}{error}");
+    text
+}
+
+/// An imported image with one partition, `sda1`.
+pub(crate) struct TestImage {
+    pub(crate) manifest: Manifest,
+    pub(crate) signed: SignedManifest,
+    pub(crate) key: Vec<u8>,
+    pub(crate) pages: Vec<Vec<u8>>,
+    pub(crate) chunks: Vec<Chunk>,
+    pub(crate) frames: HashMap<u32, Vec<u8>>,
+    /// What partclone saved.
+    pub(crate) saved: Vec<u8>,
+    /// UUID of its filesystem.
+    pub(crate) uuid: String,
+}
+
+impl TestImage {
+    /// The one that most tests use.
+    pub(crate) fn ordinary() -> Arc<Self> {
+        static IMAGE: OnceLock<Arc<TestImage>> = OnceLock::new();
+        IMAGE.get_or_init(|| Arc::new(Self::make(ordinary_tree))).clone()
+    }
+
+    /// One with whatever files.
+    pub(crate) fn make(tree: impl FnOnce(&Path)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        tree(&root);
+        let raw = dir.path().join("raw");
+        File::create(&raw).unwrap().set_len(48 * MIB).unwrap();
+        tool(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&root).arg(&raw));
+        let uuid = tool(Command::new("blkid").args(["-p", "-o", "value", "-s", "UUID"]).arg(&raw));
+        let saved = dir.path().join("saved");
+        let mut partclone = Command::new("partclone.ext4");
+        partclone.args(["-c", "-F", "-L"]).arg(dir.path().join("log"));
+        tool(partclone.arg("-s").arg(&raw).arg("-o").arg(&saved));
+        Self::seal(&saved, uuid.trim().to_owned())
+    }
+
+    fn seal(saved: &Path, uuid: String) -> Self {
+        let mut chunks = Chunks::new(Reader::open(File::open(saved).unwrap()).unwrap()).unwrap();
+        let header = chunks.reader().header().clone();
+        let used_blocks = chunks.reader().used_blocks();
+        let mut sealer = Sealer::new(3).unwrap();
+        let (mut entries, mut frames, mut offset) = (Vec::new(), HashMap::new(), 100u64);
+        while let Some(plain) = chunks.next_chunk().unwrap() {
+            let mut sealed = sealer.seal(plain).unwrap();
+            sealed.chunk.offset = offset;
+            offset += u64::from(sealed.chunk.frame_bytes);
+            frames.insert(sealed.chunk.index, sealed.frame);
+            entries.push(sealed.chunk);
+        }
+        let mut pages = Vec::new();
+        let mut references = Vec::new();
+        for part in entries.chunks(CHUNKS_PER_PAGE) {
+            let bytes = Page { chunks: part.to_vec() }.encode();
+            let length = bytes.len() as u32;
+            references.push(PageRef { hash: Hash::of(&bytes), offset: 0, bytes: length });
+            pages.push(bytes);
+        }
+        let partition = Partition {
+            name: "sda1".into(),
+            filesystem: "ext4".into(),
+            file: "sda1.ext4-ptcl-img.zst".into(),
+            block_bytes: header.block_bytes,
+            total_blocks: header.total_blocks,
+            used_blocks,
+            device_bytes: header.device_bytes,
+            chunk_blocks: Partition::chunk_blocks_for(header.block_bytes),
+            chunks: entries.len() as u32,
+            head_bytes: 100,
+            file_bytes: offset,
+            pages: references,
+        };
+        let manifest = Manifest {
+            version: 1,
+            revision: "lab/debian@7".parse().unwrap(),
+            created_unix: 0,
+            provenance: "test".into(),
+            partitions: vec![partition],
+        };
+        let random = ring::rand::SystemRandom::new();
+        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&random).unwrap();
+        let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
+        let root = manifest.encode();
+        let signature = pair.sign(&root).as_ref().to_vec();
+        let key = pair.public_key().as_ref().to_vec();
+        let signed = SignedManifest { root, signature };
+        let saved = std::fs::read(saved).unwrap();
+        Self { manifest, signed, key, pages, chunks: entries, frames, saved, uuid }
+    }
+
+    pub(crate) fn revision(&self) -> Revision {
+        self.manifest.revision.clone()
+    }
+
+    pub(crate) fn partition(&self) -> &Partition {
+        &self.manifest.partitions[0]
+    }
+}
+
+fn ordinary_tree(root: &Path) {
+    let file = |name: &str, content: &[u8]| {
+        let path = root.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    };
+    file("etc/fstab", b"UUID=0000-0000 / ext4 errors=remount-ro 0 1\n/dev/sda2 none swap sw 0 0\n");
+    file("etc/hostname", b"golden\n");
+    file("etc/hosts", b"127.0.0.1\tlocalhost\n127.0.1.1\tgolden\n");
+    file("etc/machine-id", b"0123456789abcdef0123456789abcdef\n");
+    file("usr/lib/systemd/systemd", b"");
+    file(
+        "boot/grub/grub.cfg",
+        b"menuentry x {\n\tlinux /boot/vmlinuz root=/dev/sda1 ro resume=/dev/sda2\n}\n",
+    );
+    // Some that compresses, some that does not, and zeros that are really there.
+    let noise: Vec<u8> = (0..9u64)
+        .flat_map(|n| {
+            let mut bytes = vec![0; MIB as usize];
+            blake3::Hasher::new().update(&n.to_le_bytes()).finalize_xof().fill(&mut bytes);
+            bytes
+        })
+        .collect();
+    file("boot/vmlinuz", &noise);
+    file("usr/share/text", "all work and no play\n".repeat(100_000).as_bytes());
+    file("var/zeros", &vec![0; 4 * MIB as usize]);
+    symlink("/etc/machine-id", root.join("etc/other-id")).unwrap();
+}
+
+/// Gives out an image from threads; can be told to misbehave.
+pub(crate) struct TestSource {
+    pub(crate) image: Arc<TestImage>,
+    /// Frames that were sent well.
+    pub(crate) sent: Arc<AtomicUsize>,
+    /// How often each of these chunks is spoiled before it comes right.
+    pub(crate) spoil: Arc<Mutex<HashMap<u32, usize>>>,
+    /// How many requests break off in the middle.
+    pub(crate) breaks: Arc<AtomicUsize>,
+}
+
+impl TestSource {
+    pub(crate) fn new(image: Arc<TestImage>) -> Self {
+        let (sent, spoil, breaks) = Default::default();
+        Self { image, sent, spoil, breaks }
+    }
+}
+
+impl ChunkSource for TestSource {
+    fn page(&self, number: u32) -> anyhow::Result<Vec<u8>> {
+        Ok(self.image.pages[number as usize].clone())
+    }
+
+    fn request(&self, request: Request, sink: Sink) {
+        let (image, sent) = (self.image.clone(), self.sent.clone());
+        let (spoil, breaks) = (self.spoil.clone(), self.breaks.clone());
+        std::thread::spawn(move || {
+            let less = |left: usize| left.checked_sub(1);
+            let broken = breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok();
+            let good = if broken { request.chunks.len() / 2 } else { request.chunks.len() };
+            for (number, wanted) in request.chunks.iter().enumerate() {
+                let mut frame = image.frames[&wanted.index].clone();
+                assert_eq!(frame.len(), wanted.frame_bytes as usize);
+                if let Some(left) = spoil.lock().unwrap().get_mut(&wanted.index)
+                    && *left > 0
+                {
+                    *left -= 1;
+                    *frame.last_mut().unwrap() ^= 1;
+                }
+                let what = if number < good { Ok(frame) } else { Err(Loss::Connection) };
+                sent.fetch_add(usize::from(what.is_ok()), Ordering::SeqCst);
+                if sink.blocking_send(Delivery { position: wanted.position, what }).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+}
+
+/// What happened, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    Event(TaskEvent),
+    Disk(Operation),
+}
+
+type Refuse = dyn Fn(usize, Operation) -> bool + Send + Sync;
+
+/// A loop disk on a machine.
+pub(crate) struct Rig {
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) image: Arc<TestImage>,
+    pub(crate) plan: DiskPlan,
+    pub(crate) disk: PathBuf,
+    log: Arc<Mutex<Vec<Entry>>>,
+    refuse: Arc<Mutex<Box<Refuse>>>,
+    // Detached before its file goes.
+    _loop: LoopDevice,
+    _dir: tempfile::TempDir,
+}
+
+/// How a task ended, with all that happened.
+pub(crate) struct Outcome {
+    pub(crate) log: Vec<Entry>,
+    pub(crate) result: Result<(), Stopped>,
+}
+
+impl Outcome {
+    /// The cause of the failure, behind the name of the step.
+    pub(crate) fn cause(&self) -> String {
+        match self.log.iter().rev().find(|entry| matches!(entry, Entry::Event(_))) {
+            Some(Entry::Event(TaskEvent::Failed { step: Some(step), cause })) => {
+                format!("{step}: {cause}")
+            }
+            Some(Entry::Event(TaskEvent::Failed { step: None, cause })) => cause.clone(),
+            other => panic!("no failure but {other:?}"),
+        }
+    }
+
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let note = |entry: &Entry| match entry {
+            Entry::Event(TaskEvent::StepNote { step, text }) => Some(format!("{step}: {text}")),
+            _ => None,
+        };
+        self.log.iter().filter_map(note).collect()
+    }
+
+    /// The step in which each operation of the disk was.
+    pub(crate) fn operations(&self) -> Vec<(Step, Operation)> {
+        let mut now = Step::CheckDisk;
+        let mut operations = Vec::new();
+        for entry in &self.log {
+            match entry {
+                Entry::Event(TaskEvent::StepStarted { step }) => now = *step,
+                Entry::Event(_) => {}
+                Entry::Disk(operation) => operations.push((now, *operation)),
+            }
+        }
+        operations
+    }
+
+    pub(crate) fn expect(self) -> Self {
+        assert!(self.result.is_ok(), "{}", self.cause());
+        self
+    }
+}
+
+pub(crate) fn layout() -> Layout {
+    Layout {
+        name: "small".into(),
+        boot_mib: 24,
+        swap_mib: 8,
+        reserve_mib: 4,
+        slots: 3,
+        slot_mib: 64,
+    }
+}
+
+impl Rig {
+    pub(crate) fn new(image: Arc<TestImage>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("disk");
+        File::create(&file).unwrap().set_len(DISK_BYTES).unwrap();
+        let device = LoopDevice::attach(&file, Default::default()).unwrap();
+        let disk = device.path().to_owned();
+        let name = disk.file_name().unwrap().to_str().unwrap().to_owned();
+        let log: Arc<Mutex<Vec<Entry>>> = Arc::default();
+        let refuse: Arc<Mutex<Box<Refuse>>> = Arc::new(Mutex::new(Box::new(|_, _| false)));
+        let tap = {
+            let (log, refuse) = (log.clone(), refuse.clone());
+            let count = AtomicUsize::new(0);
+            move |operation| {
+                if refuse.lock().unwrap()(count.fetch_add(1, Ordering::SeqCst), operation) {
+                    return Err(std::io::Error::other("power is gone"));
+                }
+                log.lock().unwrap().push(Entry::Disk(operation));
+                Ok(())
+            }
+        };
+        let found =
+            Disk { name, serial: Some(SERIAL.into()), bytes: DISK_BYTES, ..Disk::default() };
+        let machine = Machine {
+            disks: Box::new(move || Ok(vec![found.clone()])),
+            dev: "/dev".into(),
+            grub: loaders().to_owned(),
+            run_dir: dir.path().join("run"),
+            tap: Some(Box::new(tap)),
+        };
+        let plan = layout::compute(&layout(), DISK_BYTES, 512).unwrap();
+        let machine = Arc::new(machine);
+        Self { machine, image, plan, disk, log, refuse, _loop: device, _dir: dir }
+    }
+
+    /// From now on the disk refuses operations for which this says so; they are counted from the
+    /// first on this disk.
+    pub(crate) fn refuse(&self, refuse: impl Fn(usize, Operation) -> bool + Send + Sync + 'static) {
+        *self.refuse.lock().unwrap() = Box::new(refuse);
+    }
+
+    pub(crate) fn selector(&self) -> DiskSelector {
+        DiskSelector { serial: Some(SERIAL.into()), wwn: None, bytes: DISK_BYTES }
+    }
+
+    pub(crate) fn order(&self, slot: u16, overwrite: Overwrite) -> Deploy {
+        Deploy {
+            image: self.image.revision(),
+            manifest: self.image.signed.clone(),
+            partition: "sda1".into(),
+            disk: self.selector(),
+            layout: layout(),
+            slot,
+            overwrite,
+            fix_up: FixUp {
+                hostname: format!("node{slot}"),
+                report: Some(ReportConfig {
+                    url: "http://10.0.0.1/report".into(),
+                    token: "aa".into(),
+                }),
+            },
+        }
+    }
+
+    pub(crate) fn deploy(&self, slot: u16, overwrite: Overwrite) -> Outcome {
+        self.run(&self.order(slot, overwrite), &TestSource::new(self.image.clone()), |_| {})
+    }
+
+    /// Carries out an order; `seen` gets each event and may stop the task.
+    pub(crate) fn run(
+        &self,
+        order: &Deploy,
+        source: &TestSource,
+        seen: impl Fn((&TaskEvent, &Cancel)) + Sync,
+    ) -> Outcome {
+        self.watch(seen, |context| task::deploy(order, &self.image.key, source, context))
+    }
+
+    pub(crate) fn select(&self, slot: u16) -> Outcome {
+        let select = SelectSlot { disk: self.selector(), layout: layout(), slot };
+        self.watch(|_| {}, |context| task::select_slot(&select, context))
+    }
+
+    fn watch(
+        &self,
+        seen: impl Fn((&TaskEvent, &Cancel)) + Sync,
+        work: impl FnOnce(&Context<'_>) -> Result<(), Stopped>,
+    ) -> Outcome {
+        self.log.lock().unwrap().clear();
+        let cancel = Cancel::default();
+        let report = |report| {
+            if let Report::Event(event) = report {
+                seen((&event, &cancel));
+                self.log.lock().unwrap().push(Entry::Event(event));
+            }
+        };
+        let context = Context { machine: &self.machine, report: &report, cancel: &cancel };
+        let result = work(&context);
+        Outcome { log: self.log.lock().unwrap().clone(), result }
+    }
+
+    pub(crate) fn node(&self, number: u16) -> PathBuf {
+        partition_path(&self.disk, u32::from(number))
+    }
+
+    /// The content of a file in a partition's ext4, by debugfs.
+    pub(crate) fn cat(&self, number: u16, file: &str) -> String {
+        let mut debugfs = Command::new("debugfs");
+        tool(debugfs.arg("-R").arg(format!("cat {file}")).arg(self.node(number)))
+    }
+
+    pub(crate) fn slot_start(&self, slot: u16) -> u64 {
+        self.plan.partition(slot).unwrap().start_lba * SECTOR_BYTES
+    }
+
+    /// Bytes of the disk, past every cache.
+    pub(crate) fn read(&self, start: u64, bytes: u64) -> Vec<u8> {
+        tool(Command::new("blockdev").arg("--flushbufs").arg(&self.disk));
+        let mut content = vec![0; bytes as usize];
+        File::open(&self.disk).unwrap().read_exact_at(&mut content, start).unwrap();
+        content
+    }
+
+    pub(crate) fn write(&self, start: u64, bytes: &[u8]) {
+        let file = OpenOptions::new().write(true).open(&self.disk).unwrap();
+        file.write_all_at(bytes, start).unwrap();
+        file.sync_all().unwrap();
+    }
+
+    /// Hash of a slot with the EBR and gap in front of it.
+    pub(crate) fn slot_hash(&self, slot: u16) -> Hash {
+        let plan = self.plan.partition(slot).unwrap();
+        let start = plan.ebr_lba.unwrap() * SECTOR_BYTES;
+        Hash::of(&self.read(start, self.slot_start(slot) + plan.sectors * SECTOR_BYTES - start))
+    }
+
+    pub(crate) fn whole_hash(&self) -> Hash {
+        Hash::of(&self.read(0, DISK_BYTES))
+    }
+
+    /// Whether the menu would find a boot sector in the slot.
+    pub(crate) fn is_startable(&self, slot: u16) -> bool {
+        self.read(self.slot_start(slot) + 510, 2) == [0x55, 0xaa]
+    }
+
+    /// GRUB's environment on the boot partition, as grub-editenv reads it.
+    pub(crate) fn environment(&self) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let dump = format!("dump /grub/grubenv {}", file.path().display());
+        tool(Command::new("debugfs").arg("-R").arg(dump).arg(self.node(1)));
+        tool(Command::new("grub-editenv").arg(file.path()).arg("list"))
+    }
+
+    /// How many of the image's chunks the slot does not have.
+    pub(crate) fn differing_chunks(&self, slot: u16) -> usize {
+        let partition = self.image.partition();
+        let content = self.read(self.slot_start(slot), partition.device_bytes);
+        let differs = |chunk: &&Chunk| {
+            let mut hasher = blake3::Hasher::new();
+            for (offset, length) in chunk.extents(partition) {
+                hasher.update(&content[offset as usize..offset as usize + length]);
+            }
+            Hash(*hasher.finalize().as_bytes()) != chunk.data_hash
+        };
+        self.image.chunks.iter().filter(differs).count()
+    }
+}
+
+/// GRUB's files as the build makes them, by the real grub-mkimage.
+fn loaders() -> &'static Path {
+    static DIR: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let make = || {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::copy("/usr/lib/grub/i386-pc/boot.img", dir.path().join("boot.img"))
+            .expect("boot.img of the package grub-pc-bin");
+        for (name, recipe) in
+            [("mbr-core.img", recipe::disk_core()), ("slot-core.img", recipe::slot_core())]
+        {
+            let config = dir.path().join("config");
+            let memdisk = dir.path().join("memdisk");
+            std::fs::write(&config, recipe.early_config).unwrap();
+            std::fs::write(&memdisk, &recipe.memdisk).unwrap();
+            let text = |path: &Path| path.to_str().unwrap().to_owned();
+            let output = text(&dir.path().join(name));
+            let args = recipe.mkimage_args(&text(&config), &text(&memdisk), &output);
+            tool(Command::new("grub-mkimage").args(args));
+        }
+        dir
+    };
+    DIR.get_or_init(make).path()
+}

@@ -1,0 +1,144 @@
+//! Step `transfer`: gets every chunk but those of the first MiB onto the disk. What is there already
+//! is not fetched, zeros are written without being sent.
+
+use super::{
+    ChunkSource, StepLog,
+    plan::{Image, Target},
+    pump::{Arrived, Pump},
+};
+use crate::disk::{Device, MIB, Window};
+use metalcast_shared::{
+    manifest::{Chunk, Page},
+    transfer::PageTransfer,
+};
+
+/// Chunks of a page that are compared with the disk first. If the disk has none of them, the rest of
+/// the page is not compared: reading a foreign disk only costs time.
+const SAMPLE: usize = 32;
+
+/// Bytes written between flushes: bounds the dirty memory, and makes progress mean something.
+const FLUSH_BYTES: u64 = 64 * MIB;
+
+/// Bytes of used blocks, by how they came onto the disk.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    fetched: u64,
+    wire: u64,
+    zero: u64,
+    kept: u64,
+    unflushed: u64,
+}
+
+impl Counts {
+    fn done(&self) -> u64 {
+        self.fetched + self.zero + self.kept
+    }
+}
+
+pub(super) fn run(
+    image: &Image<'_>,
+    target: &Target,
+    source: &dyn ChunkSource,
+    log: &StepLog<'_>,
+) -> anyhow::Result<()> {
+    let device = target.open(log)?;
+    let slot = target.slot(&device)?;
+    let mut counts = Counts::default();
+    for number in 0..image.pages() {
+        log.check_cancel()?;
+        let page = image.page(number, source)?;
+        let mut transfer = PageTransfer::new(u16::try_from(page.chunks.len())?);
+        local(image, &page, &mut transfer, &slot, &mut counts, log)?;
+        let pump = Pump { image, number, page: &page, source, log };
+        pump.run(
+            &mut transfer,
+            &|chunk, data| write(image, &slot, chunk, &data),
+            &mut |arrived| count(image, &device, &mut counts, arrived, log),
+        )?;
+    }
+    device.flush()?;
+    log.note(format!(
+        "{} bytes fetched ({} on the wire), {} zero, {} were on the disk already",
+        counts.fetched, counts.wire, counts.zero, counts.kept
+    ));
+    Ok(())
+}
+
+/// Marks what need not be fetched: what comes later, what is there, what is zero.
+fn local(
+    image: &Image<'_>,
+    page: &Page,
+    transfer: &mut PageTransfer,
+    slot: &Window<'_>,
+    counts: &mut Counts,
+    log: &StepLog<'_>,
+) -> anyhow::Result<()> {
+    let partition = image.partition();
+    let is_there = |chunk: &Chunk| -> anyhow::Result<bool> {
+        Ok(slot.hash(chunk.extents(partition))? == chunk.data_hash)
+    };
+    let every = (page.chunks.len() / SAMPLE).max(1);
+    let mut compare = false;
+    for chunk in page.chunks.iter().step_by(every) {
+        if !image.is_deferred(chunk) && is_there(chunk)? {
+            compare = true;
+            break;
+        }
+    }
+    for (position, chunk) in (0u16..).zip(&page.chunks) {
+        log.check_cancel()?;
+        let bytes = chunk.data_bytes(partition) as u64;
+        if image.is_deferred(chunk) {
+            transfer.written(position);
+        } else if compare && is_there(chunk)? {
+            counts.kept += bytes;
+            transfer.written(position);
+        } else if chunk.zero {
+            for (offset, length) in chunk.extents(partition) {
+                slot.zero_at(offset, length as u64)?;
+            }
+            counts.zero += bytes;
+            transfer.written(position);
+        } else {
+            continue;
+        }
+        log.progress(counts.done(), partition.used_bytes(), counts.wire);
+    }
+    Ok(())
+}
+
+/// Writes a chunk's data, whose hash is known to be right, to its places.
+pub(super) fn write(
+    image: &Image<'_>,
+    slot: &Window<'_>,
+    chunk: &Chunk,
+    data: &[u8],
+) -> anyhow::Result<()> {
+    let mut rest = data;
+    for (offset, length) in chunk.extents(image.partition()) {
+        let (run, behind) = rest.split_at_checked(length).ok_or_else(|| {
+            anyhow::anyhow!("chunk {} has {} bytes only", chunk.index, data.len())
+        })?;
+        slot.write_at(run, offset)?;
+        rest = behind;
+    }
+    Ok(())
+}
+
+fn count(
+    image: &Image<'_>,
+    device: &Device<'_>,
+    counts: &mut Counts,
+    arrived: Arrived,
+    log: &StepLog<'_>,
+) -> anyhow::Result<()> {
+    counts.fetched += arrived.data_bytes;
+    counts.wire += arrived.wire_bytes;
+    counts.unflushed += arrived.data_bytes;
+    if counts.unflushed >= FLUSH_BYTES {
+        counts.unflushed = 0;
+        device.flush()?;
+    }
+    log.progress(counts.done(), image.partition().used_bytes(), counts.wire);
+    Ok(())
+}

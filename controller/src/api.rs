@@ -1,0 +1,180 @@
+//! The operators' interface: JSON over HTTP/1.1 on a Unix socket. Who may open the socket (mode
+//! 0660) may do everything.
+//!
+//! Handlers read the request, call the service and write the answer; nothing is decided here.
+//! Errors are problem documents (RFC 9457) with a stable `code`.
+
+mod images;
+mod jobs;
+mod nodes;
+mod operations;
+mod peer;
+mod problem;
+pub mod view;
+
+pub use peer::Peer;
+pub use problem::{Problem, code};
+
+use crate::{images::Images, service::Service};
+use anyhow::{Context, bail};
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, Request, State},
+    http::StatusCode,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use operations::Operations;
+use serde::de::DeserializeOwned;
+use std::{
+    fs,
+    io::ErrorKind,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+/// Most bytes of a request: a job over 4096 nodes with long names fits.
+pub const MAX_BODY_BYTES: usize = 512 << 10;
+
+/// Longest time that a request for events waits.
+pub const MAX_WAIT: Duration = Duration::from_secs(30);
+
+/// Longest time that a request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long open requests get when the controller stops.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// What handlers need.
+#[derive(Clone)]
+struct Shared {
+    service: Service,
+    images: Arc<Images>,
+    operations: Arc<Operations>,
+    shutdown: CancellationToken,
+}
+
+/// The interface with its socket bound.
+pub struct Api {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Api {
+    /// Binds the socket. One that was left behind by a controller that is gone is replaced.
+    ///
+    /// # Errors
+    /// Another controller answers on it, or the path cannot be used.
+    pub fn bind(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)
+                .with_context(|| format!("making {} for the API's socket", parent.display()))?;
+        }
+        match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => bail!("another controller answers on {shown}: stop it, or set api.socket"),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                fs::remove_file(path)
+                    .with_context(|| format!("removing the old socket {shown}"))?;
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("{shown} is in the way: remove it"));
+            }
+        }
+        let listener = UnixListener::bind(path).with_context(|| format!("listening on {shown}"))?;
+        // Until here only our own user could connect, whatever the umask.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o660))
+            .with_context(|| format!("opening {shown} to its group"))?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    /// Serves until `shutdown`.
+    ///
+    /// # Errors
+    /// When the socket breaks.
+    pub async fn run(
+        self,
+        service: Service,
+        images: Arc<Images>,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let operations = Arc::default();
+        let stop = shutdown.clone();
+        let router = router(Shared { service, images, operations, shutdown: stop.clone() });
+        let app = router.into_make_service_with_connect_info::<Peer>();
+        let serve = axum::serve(self.listener, app)
+            .with_graceful_shutdown(async move { stop.cancelled().await });
+        tokio::select! {
+            served = serve.into_future() => served.context("serving the API")?,
+            () = async { shutdown.cancelled().await; tokio::time::sleep(CLOSING).await } => {}
+        }
+        // A controller that was started meanwhile has bound a socket of its own: it says so at
+        // start, so this one is ours.
+        let _ = fs::remove_file(&self.path);
+        Ok(())
+    }
+}
+
+fn router(shared: Shared) -> Router {
+    let v1 = Router::new()
+        .route("/status", get(status))
+        .route("/nodes", get(nodes::list))
+        .route("/nodes/{name}", get(nodes::show).patch(nodes::change).delete(nodes::forget))
+        .route("/nodes/{name}/approve", post(nodes::approve))
+        .route("/nodes/{name}/logs", get(nodes::logs))
+        .route("/images", get(images::list))
+        .route("/images/import", post(images::import))
+        .route("/images/{project}/{name}", get(images::show).delete(images::remove))
+        .route("/operations/{id}", get(operations::show))
+        .route("/deployments", post(jobs::deploy))
+        .route("/boots", post(jobs::boot))
+        .route("/jobs", get(jobs::list))
+        .route("/jobs/{id}", get(jobs::show))
+        .route("/jobs/{id}/events", get(jobs::events))
+        .route("/jobs/{id}/logs", get(jobs::logs))
+        .route("/jobs/{id}/cancel", post(jobs::cancel));
+    Router::new()
+        .nest("/api/v1", v1)
+        .fallback(|| async {
+            Problem::new(StatusCode::NOT_FOUND, code::NO_SUCH_PATH, "no such path")
+        })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                code::NO_SUCH_METHOD,
+                "the path does not have this method",
+            )
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::from_fn(limit_time))
+        .with_state(shared)
+}
+
+async fn limit_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            code::TOO_SLOW,
+            "the controller did not answer in time; see its log",
+        )
+        .into_response(),
+    }
+}
+
+async fn status(State(shared): State<Shared>) -> Json<crate::service::view::StatusView> {
+    Json(shared.service.status().await)
+}
+
+/// Reads a JSON body; says where it is wrong.
+fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        Problem::new(StatusCode::BAD_REQUEST, code::INVALID, format!("request body: {error}"))
+    })
+}

@@ -1,0 +1,124 @@
+//! Images. Everything that reads the store runs on a thread that may block.
+
+use super::{
+    Peer, Problem, Shared, body, code,
+    view::{ImageView, ImportRequest, OperationState, OperationView},
+};
+use crate::images::{Images, StoreError};
+use anyhow::Context;
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{ConnectInfo, Path, State},
+    http::StatusCode,
+};
+use metalcast_shared::id::{ImageRef, Revision};
+use std::sync::Arc;
+
+pub(super) async fn list(State(shared): State<Shared>) -> Result<Json<Vec<ImageView>>, Problem> {
+    let images = blocking(&shared, Images::list).await?;
+    Ok(Json(images.into_iter().map(ImageView::from).collect()))
+}
+
+/// All revisions of `project/name`, or the one of `project/name@7`.
+pub(super) async fn show(
+    State(shared): State<Shared>,
+    Path((project, name)): Path<(String, String)>,
+) -> Result<Json<Vec<ImageView>>, Problem> {
+    let wanted = reference(&project, &name)?;
+    let images = blocking(&shared, Images::list).await?;
+    let is_wanted = |revision: &Revision| {
+        revision.image == wanted.image && wanted.number.is_none_or(|n| n == revision.number)
+    };
+    let found: Vec<ImageView> = images
+        .into_iter()
+        .filter(|summary| is_wanted(&summary.revision))
+        .map(ImageView::from)
+        .collect();
+    if found.is_empty() { Err(no_image(&wanted)) } else { Ok(Json(found)) }
+}
+
+pub(super) async fn remove(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path((project, name)): Path<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    let wanted = reference(&project, &name)?;
+    let ImageRef { image, number: Some(number) } = wanted else {
+        let detail = format!("name the revision to remove, such as {wanted}@1");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, code::INVALID, detail));
+    };
+    let revision = Revision { image, number };
+    if let Some(job) = shared.service.jobs_using(&revision).await.first() {
+        let detail = format!("{revision} is needed by job {job}; wait for it or cancel it");
+        return Err(Problem::new(StatusCode::CONFLICT, code::IMAGE_IN_USE, detail));
+    }
+    shared.service.note_deed(&peer.to_string(), format!("remove image {revision}")).await?;
+    blocking(&shared, move |images| images.remove(&revision)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn import(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    bytes: Bytes,
+) -> Result<(StatusCode, Json<OperationView>), Problem> {
+    let ImportRequest { path, name } = body(&bytes)?;
+    if !path.is_absolute() {
+        let detail = "path must be absolute; it is a directory on the controller's host";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, code::INVALID, detail));
+    }
+    let what = format!("import {} as {name}", path.display());
+    let view = shared.operations.begin(what.clone())?;
+    if let Err(refusal) = shared.service.note_deed(&peer.to_string(), what).await {
+        shared.operations.end(view.id, OperationState::Failed(refusal.to_string()));
+        return Err(refusal.into());
+    }
+    let id = view.id;
+    tokio::task::spawn_blocking(move || {
+        let operations = &shared.operations;
+        let progress = |progress| operations.progress(id, progress);
+        let state = match shared.images.import(&path, &name, &progress) {
+            Ok(revision) => {
+                tracing::info!(%revision, "imported");
+                OperationState::Done(revision)
+            }
+            Err(error) => {
+                let error = format!("{:#}", anyhow::Error::from(error));
+                tracing::error!(image = %name, error, "import failed");
+                OperationState::Failed(error)
+            }
+        };
+        operations.end(id, state);
+    });
+    Ok((StatusCode::ACCEPTED, Json(view)))
+}
+
+async fn blocking<T: Send + 'static>(
+    shared: &Shared,
+    work: impl FnOnce(&Images) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Problem> {
+    let images = Arc::clone(&shared.images);
+    let done = tokio::task::spawn_blocking(move || work(&images)).await;
+    let done = done.context("working on the image store").map_err(|e| Problem::internal(&e))?;
+    done.map_err(|error| match error {
+        StoreError::NotFound(_) => {
+            Problem::new(StatusCode::NOT_FOUND, code::NOT_FOUND, error.to_string())
+        }
+        StoreError::NoPartition { .. }
+        | StoreError::NoPage { .. }
+        | StoreError::Damaged { .. }
+        | StoreError::Io { .. } => Problem::internal(&error.into()),
+    })
+}
+
+fn reference(project: &str, name: &str) -> Result<ImageRef, Problem> {
+    format!("{project}/{name}")
+        .parse()
+        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, code::INVALID, format!("{error}")))
+}
+
+fn no_image(wanted: &ImageRef) -> Problem {
+    let detail = format!("there is no image {wanted}; `metalcast image list` shows all");
+    Problem::new(StatusCode::NOT_FOUND, code::NOT_FOUND, detail)
+}

@@ -1,0 +1,96 @@
+//! Deployments, boots and the jobs that they are.
+
+use super::{MAX_WAIT, Peer, Problem, Shared, body, code};
+use crate::service::view::{
+    BootAnswer, BootRequest, DeployAnswer, DeployRequest, JobEvent, JobSummary, JobView, LogView,
+};
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{ConnectInfo, Path, Query, State, rejection::QueryRejection},
+    http::StatusCode,
+};
+use metalcast_shared::id::JobId;
+use serde::Deserialize;
+use std::time::Duration;
+
+/// Answers 200 with the plan of a dry run, 202 with plan and job otherwise.
+pub(super) async fn deploy(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    bytes: Bytes,
+) -> Result<(StatusCode, Json<DeployAnswer>), Problem> {
+    let request: DeployRequest = body(&bytes)?;
+    let answer = shared.service.deploy(&request, &peer.to_string()).await?;
+    let status = if answer.job.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
+    Ok((status, Json(answer)))
+}
+
+pub(super) async fn boot(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    bytes: Bytes,
+) -> Result<(StatusCode, Json<BootAnswer>), Problem> {
+    let request: BootRequest = body(&bytes)?;
+    let answer = shared.service.boot_slot(&request, &peer.to_string()).await?;
+    Ok((StatusCode::ACCEPTED, Json(answer)))
+}
+
+pub(super) async fn list(State(shared): State<Shared>) -> Result<Json<Vec<JobSummary>>, Problem> {
+    Ok(Json(shared.service.jobs().await?))
+}
+
+pub(super) async fn show(
+    State(shared): State<Shared>,
+    Path(id): Path<String>,
+) -> Result<Json<JobView>, Problem> {
+    Ok(Json(shared.service.job(number(&id)?).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Window {
+    #[serde(default)]
+    after: i64,
+    #[serde(default)]
+    wait_seconds: u64,
+}
+
+pub(super) async fn events(
+    State(shared): State<Shared>,
+    Path(id): Path<String>,
+    window: Result<Query<Window>, QueryRejection>,
+) -> Result<Json<Vec<JobEvent>>, Problem> {
+    let Query(Window { after, wait_seconds }) = window
+        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, code::INVALID, error.body_text()))?;
+    let wait = Duration::from_secs(wait_seconds).min(MAX_WAIT);
+    tokio::select! {
+        events = shared.service.job_events(number(&id)?, after, wait) => Ok(Json(events?)),
+        // Whoever waits is answered at once, so that the controller can stop.
+        () = shared.shutdown.cancelled() => Ok(Json(Vec::new())),
+    }
+}
+
+pub(super) async fn logs(
+    State(shared): State<Shared>,
+    Path(id): Path<String>,
+) -> Result<Json<Vec<LogView>>, Problem> {
+    Ok(Json(shared.service.job_logs(number(&id)?).await?))
+}
+
+pub(super) async fn cancel(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    shared.service.cancel(number(&id)?, &peer.to_string()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn number(text: &str) -> Result<JobId, Problem> {
+    text.parse().map(JobId).map_err(|_| {
+        let text: String = text.chars().take(40).collect();
+        let detail = format!("{text:?} is not the number of a job");
+        Problem::new(StatusCode::BAD_REQUEST, code::INVALID, detail)
+    })
+}

@@ -1,0 +1,110 @@
+//! What the API says of images and operations; the rest is [`crate::service::view`].
+
+use crate::images::{ImageState, ImageSummary};
+use metalcast_shared::id::{ImageName, Revision};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A revision of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageView {
+    /// Which.
+    pub revision: Revision,
+    /// What is wrong with it; it cannot be deployed then.
+    pub damage: Option<String>,
+    /// When it was imported, seconds since 1970-01-01 UTC.
+    pub created_unix: Option<i64>,
+    /// Where it came from, for people.
+    pub provenance: Option<String>,
+    /// Its partitions.
+    pub partitions: Vec<PartitionView>,
+    /// Bytes of its files in the store.
+    pub stored_bytes: Option<u64>,
+}
+
+/// A partition of a revision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionView {
+    /// Its name on the source, such as `sda1`.
+    pub name: String,
+    /// Kind of filesystem.
+    pub filesystem: String,
+    /// Bytes that a target must have at least.
+    pub device_bytes: u64,
+    /// Bytes that a deployment writes.
+    pub used_bytes: u64,
+    /// Bytes of its file in the store.
+    pub stored_bytes: u64,
+}
+
+/// A request to import a Clonezilla image directory that lies on the controller's host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImportRequest {
+    /// The directory, absolute.
+    pub path: PathBuf,
+    /// What the image is to be called.
+    pub name: ImageName,
+}
+
+/// Something that takes its time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationView {
+    /// Its number.
+    pub id: u64,
+    /// What it does, for people.
+    pub what: String,
+    /// How it stands.
+    pub state: OperationState,
+    /// File that is being worked on.
+    pub file: String,
+    /// Bytes done.
+    pub done_bytes: u64,
+    /// Bytes to do; 0 until they are known.
+    pub total_bytes: u64,
+}
+
+/// How an operation stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OperationState {
+    /// Under way.
+    Running,
+    /// Ended well with this revision.
+    Done(Revision),
+    /// Ended badly, and why.
+    Failed(String),
+}
+
+impl From<ImageSummary> for ImageView {
+    fn from(summary: ImageSummary) -> Self {
+        let ImageSummary { revision, state } = summary;
+        match state {
+            ImageState::Damaged { reason } => Self {
+                revision,
+                damage: Some(reason),
+                created_unix: None,
+                provenance: None,
+                partitions: Vec::new(),
+                stored_bytes: None,
+            },
+            ImageState::Ready { created_unix, provenance, partitions, stored_bytes } => Self {
+                revision,
+                damage: None,
+                created_unix: Some(created_unix),
+                provenance: Some(provenance),
+                partitions: partitions
+                    .into_iter()
+                    .map(|partition| PartitionView {
+                        name: partition.name,
+                        filesystem: partition.filesystem,
+                        device_bytes: partition.device_bytes,
+                        used_bytes: partition.used_bytes,
+                        stored_bytes: partition.stored_bytes,
+                    })
+                    .collect(),
+                stored_bytes: Some(stored_bytes),
+            },
+        }
+    }
+}

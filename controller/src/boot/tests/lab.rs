@@ -1,0 +1,214 @@
+//! Two network namespaces on one wire: the boot services on `srv0` (10.77.0.1/24), clients on
+//! `cli0`. All of it is gone when the values are dropped.
+
+use super::{FakeNodes, now_unix};
+use crate::{boot::Boot, config::Config, pki::Pki};
+use metalcast_shared::id::Mac;
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, setns, unshare},
+};
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Output},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// The namespaces and a directory.
+pub struct Lab {
+    server: String,
+    client: String,
+    dir: tempfile::TempDir,
+}
+
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output().expect("apt has iproute2");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {arguments} (as root?): {stderr}");
+}
+
+impl Lab {
+    /// Connected and up; the client has no address.
+    pub fn new() -> Self {
+        let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let (server, client) = (format!("mcs-{id}"), format!("mcc-{id}"));
+        ip(&format!("netns add {server}"));
+        ip(&format!("netns add {client}"));
+        let lab = Self { server, client, dir: tempfile::tempdir().unwrap() };
+        let Self { server, client, .. } = &lab;
+        ip(&format!("-n {server} link add srv0 type veth peer name cli0 netns {client}"));
+        ip(&format!("-n {server} address add 10.77.0.1/24 dev srv0"));
+        ip(&format!("-n {server} link set srv0 up"));
+        lab.set_mac(super::CLIENT);
+        lab
+    }
+
+    /// A directory of this lab.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn set_mac(&self, mac: Mac) {
+        let client = &self.client;
+        ip(&format!("-n {client} address flush dev cli0"));
+        ip(&format!("-n {client} link set cli0 down"));
+        ip(&format!("-n {client} link set cli0 address {mac} up"));
+    }
+
+    /// Gives the client 10.77.0.10.
+    pub fn client_address(&self) {
+        ip(&format!("-n {} address add 10.77.0.10/24 dev cli0", self.client));
+    }
+
+    /// Runs a program as the client.
+    pub fn client(&self, command: &[&str]) -> Output {
+        let output = Command::new("ip")
+            .args(["netns", "exec", &self.client])
+            .args(command)
+            .output()
+            .expect("apt has iproute2");
+        eprintln!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output
+    }
+
+    /// The status code that curl gets.
+    pub fn http_status(&self, arguments: &[&str]) -> String {
+        let curl = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}"];
+        let output = self.client(&[&curl[..], arguments].concat());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Asks for a lease as `mac`; the variables that udhcpc gives its script (udhcpc(8)), or `None`
+    /// if it got no lease in three attempts.
+    pub fn udhcpc(&self, mac: Mac, options: &[&str]) -> Option<HashMap<String, String>> {
+        self.set_mac(mac);
+        let (script, result) = (self.dir().join("udhcpc.sh"), self.dir().join("udhcpc.env"));
+        let text =
+            format!("#!/bin/sh\nif [ \"$1\" = bound ]; then env > {}; fi\n", result.display());
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).unwrap();
+        let _ = fs::remove_file(&result);
+        let script = script.to_str().unwrap();
+        let udhcpc = ["busybox", "udhcpc", "-i", "cli0", "-n", "-q", "-f", "-t", "3", "-T", "1"];
+        let output = self.client(&[&udhcpc[..], &["-s", script], options].concat());
+        if !output.status.success() {
+            return None;
+        }
+        let text = fs::read_to_string(result).unwrap();
+        let variables = text.lines().filter_map(|line| line.split_once('='));
+        Some(variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for namespace in [&self.server, &self.client] {
+            let deleted = Command::new("ip").args(["netns", "delete", namespace]).status();
+            if !deleted.is_ok_and(|status| status.success()) {
+                eprintln!("network namespace {namespace} is left behind");
+            }
+        }
+    }
+}
+
+/// The boot services on a thread of their own, which lives in the server's namespace.
+pub struct Server {
+    /// What they were told and tell.
+    pub nodes: FakeNodes,
+    /// Their keys.
+    pub pki: Arc<Pki>,
+    shutdown: CancellationToken,
+    thread: Option<JoinHandle<anyhow::Result<()>>>,
+}
+
+#[derive(Clone, Copy)]
+enum Disk {
+    Roomy,
+    Full,
+}
+
+impl Server {
+    /// Starts them; they have bound their sockets.
+    pub fn start(lab: &Lab, config: Config, nodes: FakeNodes) -> Self {
+        Self::launch(lab, config, nodes, Disk::Roomy).unwrap()
+    }
+
+    /// The same, or the chain of errors.
+    pub fn try_start(lab: &Lab, config: Config, nodes: FakeNodes) -> Result<Self, String> {
+        Self::launch(lab, config, nodes, Disk::Roomy)
+    }
+
+    /// The same with a state directory on which nothing more fits.
+    pub fn start_on_full_disk(lab: &Lab, config: Config, nodes: FakeNodes) -> Self {
+        Self::launch(lab, config, nodes, Disk::Full).unwrap()
+    }
+
+    fn launch(lab: &Lab, config: Config, nodes: FakeNodes, disk: Disk) -> Result<Self, String> {
+        let pki = Pki::open_or_create(&lab.dir().join("pki"), now_unix()).unwrap();
+        let pki = Arc::new(pki);
+        let shutdown = CancellationToken::new();
+        let namespace = File::open(format!("/run/netns/{}", lab.server)).unwrap();
+        let (bound, is_bound) = mpsc::channel();
+        let thread = {
+            let (nodes, pki, shutdown) = (nodes.clone(), pki.clone(), shutdown.clone());
+            std::thread::spawn(move || {
+                setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+                if matches!(disk, Disk::Full) {
+                    fill(&config.state_dir);
+                }
+                let runtime =
+                    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    match Boot::bind(&config, nodes, pki).await {
+                        Ok(boot) => {
+                            bound.send(Ok(())).unwrap();
+                            boot.run(shutdown).await
+                        }
+                        Err(error) => {
+                            bound.send(Err(format!("{error:#}"))).unwrap();
+                            Ok(())
+                        }
+                    }
+                })
+            })
+        };
+        let server = Self { nodes, pki, shutdown, thread: Some(thread) };
+        is_bound.recv().expect("the server's thread lives").map(|()| server)
+    }
+
+    /// Ends them and gives what they ended with.
+    pub fn stop(mut self) -> anyhow::Result<()> {
+        self.shutdown.cancel();
+        self.thread.take().expect("it is stopped once").join().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Mounts a file system of one page over `dir` and takes that page. Only the calling thread and
+/// those it starts see it, and it goes with them.
+fn fill(dir: &Path) {
+    unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), Some("size=4096")).unwrap();
+    fs::write(dir.join("ballast"), [1; 4096]).unwrap();
+}

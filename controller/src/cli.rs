@@ -1,0 +1,147 @@
+//! The command line: a thin client of the API, and `serve`.
+//!
+//! Results go to stdout, talk and progress to stderr. What a command ends with is in [`exit`].
+
+mod client;
+mod commands;
+mod exit;
+mod output;
+mod watch;
+
+pub use exit::Exit;
+
+use crate::config::{Config, DEFAULT_PATH, DEFAULT_SOCKET};
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use client::Client;
+use commands::{deploy, images, jobs, nodes};
+use output::Printer;
+use std::path::PathBuf;
+
+/// Environment variable with the API's socket.
+pub const SOCKET_VARIABLE: &str = "METALCAST_SOCKET";
+/// Environment variable with the filter of `serve`'s log, such as `info,metalcast_controller=debug`.
+pub const LOG_VARIABLE: &str = "METALCAST_LOG";
+/// Environment variable that turns colours off when it is set to anything (no-color.org).
+pub const NO_COLOR_VARIABLE: &str = "NO_COLOR";
+
+/// How long open work gets when the program ends.
+const CLOSING: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// Images bare-metal machines over the network.
+#[derive(Parser)]
+#[command(name = "metalcast", version, after_help = exit::HELP, max_term_width = 100)]
+pub struct Cli {
+    /// The API's socket
+    #[arg(long, global = true, env = SOCKET_VARIABLE, default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// Form of results on stdout
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Form of results.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// For programs
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the controller in the foreground
+    Serve(ConfigArgs),
+    /// Look at the configuration file
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// The controller at a glance
+    Status,
+    /// Nodes
+    #[command(subcommand)]
+    Node(nodes::Command),
+    /// Images
+    #[command(subcommand)]
+    Image(images::Command),
+    /// Put an image into a slot of nodes
+    Deploy(deploy::Deploy),
+    /// Start a slot that was deployed before
+    Boot(deploy::Boot),
+    /// Jobs
+    #[command(subcommand)]
+    Job(jobs::Command),
+}
+
+#[derive(Args)]
+struct ConfigArgs {
+    /// The configuration file
+    #[arg(long, default_value = DEFAULT_PATH)]
+    config: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Say whether the file is in order
+    Check(ConfigArgs),
+    /// Print the effective configuration, defaults filled in
+    Show(ConfigArgs),
+}
+
+/// Carries out a command line.
+///
+/// # Errors
+/// What went wrong, with its causes; [`Exit::of`] gives the exit code.
+pub fn run(cli: Cli) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let outcome = runtime.block_on(carry_out(cli));
+    runtime.shutdown_timeout(CLOSING);
+    outcome
+}
+
+async fn carry_out(cli: Cli) -> anyhow::Result<Exit> {
+    let Cli { socket, output, command } = cli;
+    let client = Client::new(&socket);
+    let printer = Printer::new(output == Format::Json);
+    match command {
+        Command::Serve(ConfigArgs { config }) => {
+            start_log();
+            crate::app::serve(Config::load(&config)?).await?;
+            Ok(Exit::Ok)
+        }
+        Command::Config(ConfigCommand::Check(ConfigArgs { config })) => {
+            Config::load(&config)?;
+            printer.talk(&format!("{} is in order", config.display()));
+            Ok(Exit::Ok)
+        }
+        Command::Config(ConfigCommand::Show(ConfigArgs { config })) => {
+            printer.line(Config::load(&config)?.to_string().trim_end());
+            Ok(Exit::Ok)
+        }
+        Command::Status => commands::status(&client, &printer).await,
+        Command::Node(command) => nodes::run(command, &client, &printer).await,
+        Command::Image(command) => images::run(command, &client, &printer).await,
+        Command::Deploy(command) => deploy::deploy(command, &client, &printer).await,
+        Command::Boot(command) => deploy::boot(command, &client, &printer).await,
+        Command::Job(command) => jobs::run(command, &client, &printer).await,
+    }
+}
+
+/// Levels: error - someone has to act; warn - not as it should be, but work goes on; info -
+/// milestones of nodes and jobs; debug - for developers.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env(LOG_VARIABLE)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(output::is_coloured(&std::io::stderr()))
+        .with_target(false)
+        .init();
+}

@@ -1,0 +1,170 @@
+//! HTTP/1.1 over the controller's socket, one connection per request.
+
+use crate::api::Problem;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Method, Request, StatusCode,
+    body::Bytes,
+    header::{CONTENT_TYPE, HOST},
+};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::net::UnixStream;
+
+/// Most bytes of an answer: the events of a job over thousands of nodes.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+/// Longest time that a request may take; longer than any that the controller lets wait.
+const TIMEOUT: Duration = Duration::from_secs(90);
+
+/// The controller, as the command line reaches it.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    socket: PathBuf,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    /// The socket may not be opened.
+    #[error("no permission to open {}: run as root, or join the socket's group", socket.display())]
+    Denied { socket: PathBuf },
+    /// Nobody listens.
+    #[error("no controller answers on {}: is `metalcast serve` running? (--socket or METALCAST_SOCKET names another socket)", socket.display())]
+    Unreachable { socket: PathBuf, source: std::io::Error },
+    /// The connection broke.
+    #[error("the controller broke off the connection")]
+    Broken { source: Box<dyn std::error::Error + Send + Sync> },
+    /// It took too long.
+    #[error("the controller did not answer within {} s", TIMEOUT.as_secs())]
+    TooSlow,
+    /// The answer is not what it should be.
+    #[error("the controller's answer cannot be read; is it of another version?")]
+    Unreadable { source: serde_json::Error },
+    /// The controller says no.
+    #[error("{}", .0.detail)]
+    Refused(Box<Problem>),
+}
+
+impl CallError {
+    /// Whether a controller that is being restarted would look like this.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Broken { .. } | Self::TooSlow => true,
+            Self::Denied { .. } | Self::Unreadable { .. } | Self::Refused(_) => false,
+        }
+    }
+}
+
+impl Client {
+    pub(super) fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
+    }
+
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
+        read(&self.call(Method::GET, path, Bytes::new()).await?)
+    }
+
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CallError> {
+        read(&self.call(Method::POST, path, json(body)).await?)
+    }
+
+    pub(super) async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CallError> {
+        read(&self.call(Method::PATCH, path, json(body)).await?)
+    }
+
+    /// A request without a body whose answer says nothing more.
+    pub(super) async fn order(&self, method: Method, path: &str) -> Result<(), CallError> {
+        self.call(method, path, Bytes::new()).await.map(drop)
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, CallError> {
+        match tokio::time::timeout(TIMEOUT, self.exchange(method, path, body)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(CallError::TooSlow),
+        }
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, CallError> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|source| {
+            let socket = self.socket.clone();
+            match source.kind() {
+                ErrorKind::PermissionDenied => CallError::Denied { socket },
+                _ => CallError::Unreachable { socket, source },
+            }
+        })?;
+        let broken = |source: hyper::Error| CallError::Broken { source: source.into() };
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let connection = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/api/v1{path}"))
+            .header(HOST, "metalcast")
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .expect("paths are escaped");
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        let bytes = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+            .collect()
+            .await
+            .map_err(|source| CallError::Broken { source })?
+            .to_bytes();
+        connection.abort();
+        if status.is_success() { Ok(bytes) } else { Err(refused(status, &bytes)) }
+    }
+}
+
+fn refused(status: StatusCode, bytes: &[u8]) -> CallError {
+    let problem = serde_json::from_slice(bytes).unwrap_or_else(|_| {
+        let text: String = String::from_utf8_lossy(bytes).chars().take(200).collect();
+        Problem::new(status, "", format!("the controller answered {status}: {text}"))
+    });
+    CallError::Refused(Box::new(problem))
+}
+
+fn json(body: &impl Serialize) -> Bytes {
+    serde_json::to_vec(body).expect("requests are plain data").into()
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CallError> {
+    serde_json::from_slice(bytes).map_err(|source| CallError::Unreadable { source })
+}
+
+/// A piece of text as one segment of a path (RFC 3986, unreserved characters stay).
+pub(super) fn segment(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_name_is_one_segment() {
+        assert_eq!(segment("debian-12@7"), "debian-12%407");
+        assert_eq!(segment("../a b/é"), "..%2Fa%20b%2F%C3%A9");
+    }
+}

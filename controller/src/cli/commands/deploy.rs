@@ -1,0 +1,182 @@
+//! `metalcast deploy` and `metalcast boot`
+
+use crate::{
+    api::code,
+    cli::{
+        client::{CallError, Client},
+        exit::Exit,
+        output::{Printer, Tone, bytes},
+        watch::{self, Wait},
+    },
+    jobs::plan::LayoutAction,
+    service::view::{
+        BootAnswer, BootRequest, DeployAnswer, DeployRequest, NodePlanView, PlanView, ReportMode,
+    },
+};
+use clap::{Args, ValueEnum};
+use metalcast_shared::id::ImageRef;
+
+#[derive(Args)]
+pub(in crate::cli) struct Deploy {
+    /// project/name (its newest revision) or project/name@7
+    image: ImageRef,
+    /// The slot: its partition number
+    #[arg(long)]
+    slot: u16,
+    /// Names of nodes, separated by commas
+    #[arg(long, required = true, value_delimiter = ',')]
+    nodes: Vec<String>,
+    /// Partition of the image, where it has several
+    #[arg(long)]
+    partition: Option<String>,
+    /// Serial or WWN of the disk, where a node has several
+    #[arg(long)]
+    disk: Option<String>,
+    /// Layout, if not the nodes' own
+    #[arg(long)]
+    layout: Option<String>,
+    /// Host name, if not the node's name; for one node only
+    #[arg(long)]
+    hostname: Option<String>,
+    /// How the deployed system reports that it is up
+    #[arg(long, value_enum, default_value_t)]
+    report: Report,
+    /// Seconds that nodes may take to netboot [default: 1800]
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+    /// Wait for the end, or for that many seconds
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    wait: Option<Option<u64>>,
+    /// Only print what would be done
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
+    /// What is on the disk may be lost
+    #[arg(short, long)]
+    yes: bool,
+}
+
+/// How the deployed system reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Report {
+    /// A systemd unit reports at the first start
+    #[default]
+    Unit,
+    /// It cannot: the deployment ends as "done (unconfirmed)"
+    None,
+}
+
+#[derive(Args)]
+pub(in crate::cli) struct Boot {
+    /// Names of nodes, separated by commas
+    #[arg(required = true, value_delimiter = ',')]
+    nodes: Vec<String>,
+    /// The slot: its partition number
+    #[arg(long)]
+    slot: u16,
+    /// Seconds that nodes may take to netboot [default: 1800]
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+    /// Wait for the end, or for that many seconds
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    wait: Option<Option<u64>>,
+}
+
+pub(in crate::cli) async fn deploy(
+    command: Deploy,
+    client: &Client,
+    printer: &Printer,
+) -> anyhow::Result<Exit> {
+    let wait = Wait::from(command.wait);
+    let request = DeployRequest {
+        image: command.image.to_string(),
+        slot: command.slot,
+        nodes: command.nodes,
+        partition: command.partition,
+        disk: command.disk,
+        layout: command.layout,
+        hostname: command.hostname,
+        report: match command.report {
+            Report::Unit => ReportMode::Unit,
+            Report::None => ReportMode::None,
+        },
+        timeout_seconds: command.timeout,
+        dry_run: command.dry_run,
+        yes: command.yes,
+    };
+    let answer: DeployAnswer = match client.post("/deployments", &request).await {
+        Err(CallError::Refused(problem)) if problem.code == code::NEEDS_YES => {
+            if let Some(plan) = &problem.plan {
+                printer.talk(&describe(plan, printer));
+            }
+            return Err(CallError::Refused(problem).into());
+        }
+        answer => answer?,
+    };
+    let Some(job) = answer.job else {
+        printer.result(&answer, |answer| describe(&answer.plan, printer));
+        return Ok(Exit::Ok);
+    };
+    if !printer.is_json() {
+        printer.talk(&describe(&answer.plan, printer));
+    }
+    match wait {
+        Wait::No => {
+            printer.result(&answer, |_| format!("job {job}"));
+            Ok(Exit::Ok)
+        }
+        Wait::Yes { limit } => watch::job(job, limit, client, printer).await,
+    }
+}
+
+pub(in crate::cli) async fn boot(
+    command: Boot,
+    client: &Client,
+    printer: &Printer,
+) -> anyhow::Result<Exit> {
+    let wait = Wait::from(command.wait);
+    let Boot { nodes, slot, timeout: timeout_seconds, .. } = command;
+    let request = BootRequest { nodes, slot, timeout_seconds };
+    let answer: BootAnswer = client.post("/boots", &request).await?;
+    match wait {
+        Wait::No => {
+            printer.result(&answer, |answer| format!("job {}", answer.job));
+            Ok(Exit::Ok)
+        }
+        Wait::Yes { limit } => watch::job(answer.job, limit, client, printer).await,
+    }
+}
+
+fn describe(plan: &PlanView, printer: &Printer) -> String {
+    let PlanView { image, partition, filesystem, slot, nodes } = plan;
+    let mut lines = vec![format!("{image}, partition {partition} ({filesystem}), to slot {slot}:")];
+    for node in nodes {
+        describe_node(node, &mut lines, printer);
+    }
+    lines.join("\n")
+}
+
+fn describe_node(node: &NodePlanView, lines: &mut Vec<String>, printer: &Printer) {
+    let state = if node.online { "connected" } else { "waits for it to netboot" };
+    lines.push(format!("{} ({state}), host name {}", node.node, node.hostname));
+    lines.push(format!("  disk      {} = {}", node.disk, bytes(node.disk_bytes)));
+    for content in &node.contents {
+        lines.push(format!("    holds   {content}"));
+    }
+    if node.contents.is_empty() {
+        lines.push("    holds   nothing".into());
+    }
+    let action = match node.layout_action {
+        LayoutAction::Write => "will be written",
+        LayoutAction::Keep => "is kept, other slots stay",
+        LayoutAction::Replace => "replaces what is there, unless it is there already",
+    };
+    lines.push(format!("  layout    {} {action}", node.layout));
+    if let Some(present) = &node.present {
+        lines.push(format!("  replaces  {present}"));
+    }
+    for lost in &node.lost {
+        lines.push(format!("  {}      {lost}", printer.paint("LOST", Tone::Bad)));
+    }
+    let (write, wire) = (bytes(node.write_bytes), bytes(node.wire_bytes));
+    lines.push(format!("  transfer  {wire} to write {write}"));
+}

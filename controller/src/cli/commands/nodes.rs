@@ -1,0 +1,198 @@
+//! `metalcast node ...`
+
+use crate::{
+    cli::{
+        client::{Client, segment},
+        exit::Exit,
+        output::{Printer, Tone, bytes, date, now, span, table},
+    },
+    service::view::{LogView, NodeChange, NodeView},
+    store::DefaultBoot,
+};
+use clap::{Args, Subcommand};
+use hyper::Method;
+
+#[derive(Subcommand)]
+pub(in crate::cli) enum Command {
+    /// List all nodes
+    List,
+    /// Show a node with its hardware and slots
+    Show(Name),
+    /// Take nodes in, or accept that they changed
+    Approve(Names),
+    /// Forget nodes; those that netboot again are new
+    Rm(Names),
+    /// Change a node
+    Set(Set),
+    /// Print the log of a node's agent
+    Logs(Name),
+}
+
+#[derive(Args)]
+pub(in crate::cli) struct Name {
+    /// Name, id or MAC address
+    node: String,
+}
+
+#[derive(Args)]
+pub(in crate::cli) struct Names {
+    /// Names, ids or MAC addresses
+    #[arg(required = true, value_delimiter = ',')]
+    nodes: Vec<String>,
+}
+
+#[derive(Args)]
+pub(in crate::cli) struct Set {
+    /// Name, id or MAC address
+    node: String,
+    /// A new name
+    #[arg(long)]
+    name: Option<String>,
+    /// Layout that its disks get
+    #[arg(long)]
+    layout: Option<String>,
+}
+
+pub(in crate::cli) async fn run(
+    command: Command,
+    client: &Client,
+    printer: &Printer,
+) -> anyhow::Result<Exit> {
+    match command {
+        Command::List => {
+            let nodes: Vec<NodeView> = client.get("/nodes").await?;
+            printer.result(&nodes, |nodes| list(nodes, printer));
+        }
+        Command::Show(Name { node }) => {
+            let node: NodeView = client.get(&path(&node)).await?;
+            printer.result(&node, |node| show(node, printer));
+        }
+        Command::Approve(Names { nodes }) => {
+            for node in nodes {
+                let node: NodeView = client.post(&format!("{}/approve", path(&node)), &()).await?;
+                printer.talk(&format!("{} is {}", node.name, node.state));
+            }
+        }
+        Command::Rm(Names { nodes }) => {
+            for node in nodes {
+                client.order(Method::DELETE, &path(&node)).await?;
+                printer.talk(&format!("{node} is forgotten"));
+            }
+        }
+        Command::Set(Set { node, name, layout }) => {
+            if name.is_none() && layout.is_none() {
+                printer.talk("nothing to change: give --name or --layout");
+                return Ok(Exit::Usage);
+            }
+            let node: NodeView = client.patch(&path(&node), &NodeChange { name, layout }).await?;
+            printer.result(&node, |node| show(node, printer));
+        }
+        Command::Logs(Name { node }) => {
+            let lines: Vec<LogView> = client.get(&format!("{}/logs", path(&node))).await?;
+            printer.result(&lines, |lines| logs(lines));
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn path(node: &str) -> String {
+    format!("/nodes/{}", segment(node))
+}
+
+pub(in crate::cli) fn logs(lines: &[LogView]) -> String {
+    let line = |line: &LogView| {
+        let level = format!("{:?}", line.level).to_lowercase();
+        format!("{} {} {level:5} {}", date(line.at_unix_ms), line.node, line.line)
+    };
+    lines.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn state(node: &NodeView, printer: &Printer) -> String {
+    let tone = match node.state.as_str() {
+        "ready" => Tone::Good,
+        "identity-changed" => Tone::Bad,
+        _ => Tone::Attention,
+    };
+    printer.paint(&node.state, tone)
+}
+
+fn seen(node: &NodeView) -> String {
+    if node.online {
+        return "connected".into();
+    }
+    format!("{} ago", span(now() - node.last_seen_unix_ms))
+}
+
+fn next_boot(node: &NodeView) -> &'static str {
+    match node.next_boot {
+        DefaultBoot::RamImage => "ram-image",
+        DefaultBoot::LocalDisk => "local-disk",
+    }
+}
+
+fn list(nodes: &[NodeView], printer: &Printer) -> String {
+    let row = |node: &NodeView| {
+        let disks = node.inventory.iter().flat_map(|inventory| &inventory.disks);
+        let disks: Vec<String> = disks
+            .map(|disk| {
+                let serial = disk.serial.as_deref().or(disk.wwn.as_deref()).unwrap_or("no serial");
+                format!("{} {serial} {}", disk.name, bytes(disk.bytes))
+            })
+            .collect();
+        vec![
+            node.name.clone(),
+            state(node, printer),
+            seen(node),
+            next_boot(node).to_owned(),
+            node.job.map_or_else(|| "-".into(), |job| job.to_string()),
+            node.macs.first().map_or_else(|| "-".into(), ToString::to_string),
+            disks.join(", "),
+        ]
+    };
+    let rows: Vec<Vec<String>> = nodes.iter().map(row).collect();
+    table(&["NODE", "STATE", "SEEN", "NEXT BOOT", "JOB", "MAC", "DISKS"], &rows)
+}
+
+fn show(node: &NodeView, printer: &Printer) -> String {
+    let mut rows: Vec<(&str, String)> = vec![
+        ("id", node.id.to_string()),
+        ("state", state(node, printer)),
+        ("seen", seen(node)),
+        ("next boot", next_boot(node).to_owned()),
+        ("layout", node.layout.clone()),
+    ];
+    if let Some(reason) = &node.reason {
+        rows.insert(2, ("reason", reason.clone()));
+    }
+    if let Some(job) = node.job {
+        rows.push(("job", job.to_string()));
+    }
+    for mac in &node.macs {
+        rows.push(("address", mac.to_string()));
+    }
+    if let Some(inventory) = &node.inventory {
+        let smbios = &inventory.smbios;
+        let texts = [&smbios.vendor, &smbios.product, &smbios.serial];
+        let texts: Vec<&str> = texts.into_iter().flatten().map(String::as_str).collect();
+        rows.push(("machine", texts.join(" ")));
+        let (cores, threads) = (inventory.cpu_cores, inventory.cpu_threads);
+        rows.push((
+            "processor",
+            format!("{} ({cores} cores, {threads} threads)", inventory.cpu_model),
+        ));
+        rows.push(("memory", bytes(inventory.memory_bytes)));
+        for disk in &inventory.disks {
+            rows.push(("disk", disk.to_string()));
+            rows.extend(disk.contents.iter().map(|content| ("  holds", content.to_string())));
+        }
+    }
+    for used in &node.slots {
+        let stage = format!("{:?}", used.stage).to_lowercase();
+        let at = date(used.at_unix_ms);
+        let text = format!("{} of {}: {}, {stage} {at}", used.slot, used.disk, used.image);
+        rows.push(("slot", text));
+    }
+    let rows: Vec<Vec<String>> =
+        rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+    table(&["NODE", &node.name], &rows)
+}

@@ -1,0 +1,82 @@
+use super::*;
+
+const LAB: &str = r#"
+[network]
+interface = "eth1"
+address = "10.77.0.1"
+[dhcp]
+range_start = "10.77.0.100"
+range_end = "10.77.0.200"
+"#;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(Path::new("/etc/lab.toml"), text)
+}
+
+#[test]
+fn the_least_that_must_be_written_gives_the_documented_defaults() {
+    let config = parse(LAB).unwrap();
+    assert_eq!(config.state_dir, Path::new("/var/lib/metalcast"));
+    assert_eq!(config.api.socket, Path::new(DEFAULT_SOCKET));
+    assert_eq!(config.network.quic_port, 7777);
+    let Dhcp::Server(server) = &config.dhcp else { panic!("{config:?}") };
+    assert_eq!(server.lease, Duration::from_secs(3600));
+    assert_eq!(config.nodes.reenrol, Reenrol::Expected);
+    assert_eq!(config.layout("centmesh").unwrap().slots, 21);
+    assert_eq!(config.report_url(), "http://10.77.0.1:80/report");
+}
+
+#[test]
+fn what_is_shown_can_be_read_again() {
+    for text in [LAB.to_owned(), LAB.replace("[dhcp]", "[dhcp]\nmode = \"off\"")] {
+        let config = parse(&text).unwrap();
+        assert_eq!(parse(&config.to_string()).unwrap(), config);
+    }
+}
+
+#[test]
+fn mistakes_are_named_with_file_and_key() {
+    let check = |from: &str, to: &str, parts: &[&str]| {
+        let text = LAB.replace(from, to);
+        assert_ne!(text, LAB);
+        let error = parse(&text).unwrap_err().to_string();
+        for part in ["/etc/lab.toml", parts[0], parts[1]] {
+            assert!(error.contains(part), "{part:?} is not in {error:?}");
+        }
+    };
+    check("interface", "interfase", &["interfase", "unknown field"]);
+    check("address = \"10.77.0.1\"", "", &["network", "missing field `address`"]);
+    check("10.77.0.100", "10.78.0.100", &["dhcp.range_start", "not in 10.77.0.0/24"]);
+    check("10.77.0.200", "10.77.0.50", &["dhcp.range_end", "below"]);
+    check("10.77.0.200", "10.77.0.255", &["dhcp.range_end", "broadcast"]);
+    check("10.77.0.1\"", "10.77.0.150\"", &["dhcp.range_start", "our own address"]);
+    check("10.77.0.1\"", "0.0.0.0\"", &["network.address", "not an address of one host"]);
+    check("range_start = \"10.77.0.100\"", "", &["dhcp.range_start", "mode = \"off\""]);
+    check("[dhcp]", "[dhcp]\nprefix_len = 31", &["dhcp.prefix_len", "8 to 30"]);
+    check("[dhcp]", "[dhcp]\nrouter = \"10.77.0.120\"", &["dhcp.router", "range"]);
+    check("[dhcp]", "[dhcp]\nlease_seconds = 5", &["dhcp.lease_seconds", "60"]);
+    check("[dhcp]", "http_port = 0\n[dhcp]", &["network.http_port", "1 to 65535"]);
+    check("[dhcp]", "tftp_port = 7777\n[dhcp]", &["network.quic_port", "same UDP port"]);
+    check("eth1", "a-name-that-is-too-long", &["network.interface", "eth1"]);
+    let top = "\n[network]\n";
+    let with = |line: &str| format!("\n{line}\n[network]\n");
+    check(top, &with("state_dir = \"var\""), &["state_dir", "absolute"]);
+    let long = format!("[api]\nsocket = \"/{}\"", "s".repeat(107));
+    check(top, &with(&long), &["api.socket", "107"]);
+    check(top, &with("[nodes]\ndefault_layout = \"x\""), &["nodes.default_layout", "centmesh"]);
+    check(top, &with("[nodes]\nname_prefix = \"No de\""), &["nodes.name_prefix", "a-z"]);
+    let layout = |name, slots| {
+        format!(
+            "[[layouts]]\nname=\"{name}\"\nboot_mib=64\nswap_mib=64\nreserve_mib=0\nslots={slots}\nslot_mib=512\n"
+        )
+    };
+    check(top, &with(&layout("centmesh", 0)), &["layouts[0]", "slots"]);
+    let twice = layout("centmesh", 1).repeat(2);
+    check(top, &with(&twice), &["layouts[1].name", "twice"]);
+}
+
+#[test]
+fn a_file_that_is_not_there_says_what_to_do() {
+    let error = Config::load(Path::new("/nonexistent/metalcast.toml")).unwrap_err();
+    assert!(error.to_string().contains("--config"), "{error}");
+}

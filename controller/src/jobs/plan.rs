@@ -1,0 +1,295 @@
+//! What a deployment will do to a disk, and what would be lost: computed before anything is written.
+//!
+//! It goes by what the node's agent last saw and by what we know to have deployed; the agent looks
+//! again before it writes and has the last word.
+
+use metalcast_formats::layout::{LayoutError, compute};
+use metalcast_shared::{
+    disk::{Disk, DiskSelector},
+    id::Revision,
+    inventory::Inventory,
+    layout::Layout,
+    to_agent::Overwrite,
+};
+use serde::{Deserialize, Serialize};
+
+#[cfg(test)]
+mod tests;
+
+/// How far a slot's deployment came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SlotStage {
+    /// Writing began: what was there is gone, what is there may be half a system.
+    Writing,
+    /// All was written and verified.
+    Deployed,
+    /// The system in it reported in.
+    Confirmed,
+}
+
+/// What we put into a slot of a node's disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotUse {
+    /// The disk, as [`DiskSelector`] writes it.
+    pub disk: String,
+    /// The slot.
+    pub slot: u16,
+    /// The disk's layout at that time.
+    pub layout: Layout,
+    /// What was put there.
+    pub image: Revision,
+    /// How far it came.
+    pub stage: SlotStage,
+    /// When it came that far, milliseconds since 1970-01-01 UTC.
+    pub at_unix_ms: i64,
+}
+
+/// What is asked for on one node.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// What the node is made of.
+    pub inventory: &'a Inventory,
+    /// What we put on it.
+    pub slots: &'a [SlotUse],
+    /// The scheme that the disk must have or get.
+    pub layout: &'a Layout,
+    /// The slot.
+    pub slot: u16,
+    /// Serial or WWN of the disk, if one was named.
+    pub disk: Option<&'a str>,
+    /// Bytes that the slot must have at least.
+    pub needed_bytes: u64,
+    /// Whether the operator agreed to lose what is there.
+    pub yes: bool,
+}
+
+/// What becomes of the partition table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LayoutAction {
+    /// The disk is blank and gets it.
+    Write,
+    /// The disk has it from us, other slots stay.
+    Keep,
+    /// Something else is on the disk: it is replaced unless it is this very scheme.
+    Replace,
+}
+
+/// What will be done to a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskPlan {
+    /// The disk as the agent last saw it.
+    pub disk: Disk,
+    /// By what the agent will find it.
+    pub selector: DiskSelector,
+    /// What becomes of its partition table.
+    pub layout: LayoutAction,
+    /// What we know to be in the slot.
+    pub present: Option<SlotUse>,
+    /// What will be lost that we did not put there.
+    pub foreign: Vec<String>,
+    /// What the agent is allowed to lose.
+    pub overwrite: Overwrite,
+}
+
+/// Why there is no plan.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The layout has no such slot.
+    #[error("layout {layout} has slots {first} to {last}, not {slot}")]
+    NoSlot {
+        /// The layout's name.
+        layout: String,
+        /// What was asked for.
+        slot: u16,
+        /// First slot.
+        first: u16,
+        /// Last slot.
+        last: u16,
+    },
+    /// The image is larger than a slot.
+    #[error("the image needs {needed_bytes} bytes, a slot of layout {layout} has {slot_bytes}")]
+    SlotTooSmall {
+        /// The layout's name.
+        layout: String,
+        /// What the image needs.
+        needed_bytes: u64,
+        /// What there is.
+        slot_bytes: u64,
+    },
+    /// No disk is called so.
+    #[error("no disk has serial or WWN {wanted}; the node has {found}")]
+    NoSuchDisk {
+        /// What was asked for.
+        wanted: String,
+        /// What is there.
+        found: String,
+    },
+    /// No disk will do.
+    #[error(
+        "no disk is large enough for layout {layout} and has a serial or WWN; the node has {found}"
+    )]
+    NoDisk {
+        /// The layout's name.
+        layout: String,
+        /// What is there.
+        found: String,
+    },
+    /// Several disks will do.
+    #[error("several disks will do, choose one with --disk SERIAL: {found}")]
+    SeveralDisks {
+        /// Those that will do.
+        found: String,
+    },
+    /// The disk that was named will not do.
+    #[error("disk {disk} cannot be used")]
+    Unusable {
+        /// Which.
+        disk: String,
+        /// Why.
+        source: LayoutError,
+    },
+    /// The disk that was named cannot be told from others.
+    #[error("several disks have serial or WWN {wanted}: {found}; refusing to choose between them")]
+    NotUnique {
+        /// What was asked for.
+        wanted: String,
+        /// Those that have it.
+        found: String,
+    },
+    /// Nothing of ours is there.
+    #[error("slot {slot} has no system that was deployed completely; deploy one first")]
+    NothingThere {
+        /// The slot.
+        slot: u16,
+    },
+}
+
+/// Chooses the disk and says what will be done to it.
+///
+/// # Errors
+/// When the slot, the disk or their sizes will not do. That something would be lost is not an
+/// error here: see [`DiskPlan::needs_yes`].
+pub fn deployment(ask: &Ask<'_>) -> Result<DiskPlan, PlanError> {
+    check_slot(ask)?;
+    let (disk, selector) = choose(ask)?;
+    let name = selector.to_string();
+    let ours: Vec<&SlotUse> = ask.slots.iter().filter(|used| used.disk == name).collect();
+    let present = ours.iter().find(|used| used.slot == ask.slot).map(|used| (*used).clone());
+    let same_layout = ours.iter().all(|used| used.layout == *ask.layout);
+    let in_slot = |partition: Option<u32>| partition == Some(u32::from(ask.slot));
+    let (layout, foreign) = if disk.contents.is_empty() && ours.is_empty() {
+        (LayoutAction::Write, Vec::new())
+    } else if ours.is_empty() || !same_layout {
+        let mut foreign: Vec<String> = disk.contents.iter().map(ToString::to_string).collect();
+        foreign.extend(ours.iter().map(|used| {
+            format!("slot {} of layout {}: {}", used.slot, used.layout.name, used.image)
+        }));
+        (LayoutAction::Replace, foreign)
+    } else if present.is_some() {
+        (LayoutAction::Keep, Vec::new())
+    } else {
+        let foreign = disk.contents.iter().filter(|content| in_slot(content.partition));
+        (LayoutAction::Keep, foreign.map(ToString::to_string).collect())
+    };
+    let overwrite = if ask.yes {
+        Overwrite::Anything
+    } else if present.is_some() {
+        Overwrite::OwnSlot
+    } else {
+        Overwrite::BlankOnly
+    };
+    Ok(DiskPlan { disk: disk.clone(), selector, layout, present, foreign, overwrite })
+}
+
+/// Finds the disk whose slot was deployed by us, to start it.
+///
+/// # Errors
+/// When there is none, or more than one.
+pub fn selection(
+    inventory: &Inventory,
+    slots: &[SlotUse],
+    slot: u16,
+) -> Result<(Disk, DiskSelector, SlotUse), PlanError> {
+    let there: Vec<(&Disk, DiskSelector, &SlotUse)> = inventory
+        .disks
+        .iter()
+        .filter_map(|disk| DiskSelector::of(disk).map(|selector| (disk, selector)))
+        .filter_map(|(disk, selector)| {
+            let name = selector.to_string();
+            let is_it = |used: &&SlotUse| {
+                used.disk == name && used.slot == slot && used.stage != SlotStage::Writing
+            };
+            slots.iter().find(is_it).map(|used| (disk, selector, used))
+        })
+        .collect();
+    match &there[..] {
+        [] => Err(PlanError::NothingThere { slot }),
+        [(disk, selector, used)] => Ok(((*disk).clone(), selector.clone(), (*used).clone())),
+        several => {
+            Err(PlanError::SeveralDisks { found: list(several.iter().map(|(disk, _, _)| *disk)) })
+        }
+    }
+}
+
+impl DiskPlan {
+    /// Whether the operator has to agree first.
+    pub fn needs_yes(&self) -> bool {
+        !self.foreign.is_empty() && self.overwrite != Overwrite::Anything
+    }
+}
+
+fn check_slot(ask: &Ask<'_>) -> Result<(), PlanError> {
+    let Layout { name, slots, slot_mib, .. } = ask.layout;
+    if !ask.layout.has_slot(ask.slot) {
+        let first = Layout::FIRST_SLOT;
+        let last = first.saturating_add(*slots).saturating_sub(1);
+        return Err(PlanError::NoSlot { layout: name.clone(), slot: ask.slot, first, last });
+    }
+    let slot_bytes = u64::from(*slot_mib) << 20;
+    if ask.needed_bytes > slot_bytes {
+        let needed_bytes = ask.needed_bytes;
+        return Err(PlanError::SlotTooSmall { layout: name.clone(), needed_bytes, slot_bytes });
+    }
+    Ok(())
+}
+
+fn choose<'a>(ask: &Ask<'a>) -> Result<(&'a Disk, DiskSelector), PlanError> {
+    let disks = &ask.inventory.disks;
+    if let Some(wanted) = ask.disk {
+        let is_it = |disk: &&Disk| {
+            disk.serial.as_deref() == Some(wanted) || disk.wwn.as_deref() == Some(wanted)
+        };
+        let named: Vec<&Disk> = disks.iter().filter(is_it).collect();
+        let wanted = wanted.to_owned();
+        return match named[..] {
+            [disk] => {
+                compute(ask.layout, disk.bytes, disk.logical_sector)
+                    .map_err(|source| PlanError::Unusable { disk: disk.to_string(), source })?;
+                let selector = DiskSelector::of(disk).expect("it was found by its serial or WWN");
+                Ok((disk, selector))
+            }
+            [] => Err(PlanError::NoSuchDisk { wanted, found: list(disks) }),
+            _ => Err(PlanError::NotUnique { wanted, found: list(named) }),
+        };
+    }
+    let will_do = |disk: &&Disk| compute(ask.layout, disk.bytes, disk.logical_sector).is_ok();
+    let candidates: Vec<(&Disk, DiskSelector)> = disks
+        .iter()
+        .filter(will_do)
+        .filter_map(|disk| DiskSelector::of(disk).map(|selector| (disk, selector)))
+        .collect();
+    match &candidates[..] {
+        [(disk, selector)] => Ok((disk, selector.clone())),
+        [] => Err(PlanError::NoDisk { layout: ask.layout.name.clone(), found: list(disks) }),
+        several => {
+            Err(PlanError::SeveralDisks { found: list(several.iter().map(|(disk, _)| *disk)) })
+        }
+    }
+}
+
+fn list<'d>(disks: impl IntoIterator<Item = &'d Disk>) -> String {
+    let names: Vec<String> = disks.into_iter().map(ToString::to_string).collect();
+    if names.is_empty() { "no disks".into() } else { names.join(", ") }
+}

@@ -1,0 +1,181 @@
+use super::*;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+fn boot(number: u128) -> BootId {
+    BootId(Uuid::from_u128(number))
+}
+
+fn ready(number: u128, generation: Option<u32>) -> TaskEvent {
+    let holding = generation.map_or(Holding::Nothing, |generation| Holding::This { generation });
+    TaskEvent::AgentReady { boot: boot(number), holding }
+}
+
+/// Takes events one after the other, a second apart, and compares the names of the states.
+fn check(finish: Finish, events: &[(TaskEvent, &str)]) -> Life {
+    let mut life = Life::new(0);
+    for (second, (event, expected)) in events.iter().enumerate() {
+        life = step(&life, event, finish, second as i64 * 1000).0;
+        assert_eq!(life.state.name(), *expected, "after {event:?}");
+    }
+    life
+}
+
+#[test]
+fn a_deploy_ends_with_the_systems_report() {
+    let life = check(
+        Finish::Report,
+        &[
+            (ready(1, None), "handed-out"),
+            (TaskEvent::Progressed, "running"),
+            (TaskEvent::WorkDone, "work-done"),
+            (TaskEvent::AgentGone, "rebooting"),
+            (TaskEvent::SentToDisk, "awaiting-report"),
+            (TaskEvent::Reported, "done"),
+            (TaskEvent::Reported, "done"),
+        ],
+    );
+    assert_eq!(life.generation, 1);
+}
+
+#[test]
+fn without_a_report_it_ends_unconfirmed_when_the_disk_starts() {
+    check(
+        Finish::LocalBoot,
+        &[
+            (ready(1, None), "handed-out"),
+            (TaskEvent::WorkDone, "work-done"),
+            (TaskEvent::SentToDisk, "done (unconfirmed)"),
+        ],
+    );
+}
+
+#[test]
+fn a_fresh_agent_gets_the_task_again_a_known_one_goes_on() {
+    let life = check(
+        Finish::Report,
+        &[
+            (ready(1, None), "handed-out"),
+            (ready(1, None), "handed-out"),
+            (TaskEvent::Progressed, "running"),
+            (ready(1, Some(1)), "running"),
+            (TaskEvent::AgentGone, "running"),
+            (ready(2, None), "handed-out"),
+            (TaskEvent::Progressed, "running"),
+            // An agent that came back with what it had before the other one got it.
+            (ready(1, Some(1)), "handed-out"),
+        ],
+    );
+    assert_eq!(life.generation, 3);
+}
+
+#[test]
+fn a_node_that_resets_for_ever_is_given_up() {
+    let mut life = Life::new(0);
+    for number in 1..=u128::from(MAX_GENERATION) {
+        life = step(&life, &ready(number, None), Finish::Report, 0).0;
+        assert_eq!(life.generation, number as u32);
+        life = step(&life, &TaskEvent::Progressed, Finish::Report, 0).0;
+    }
+    life = step(&life, &ready(99, None), Finish::Report, 0).0;
+    assert!(matches!(life.state, TaskState::Failed { .. }), "{life:?}");
+}
+
+#[test]
+fn a_cancelled_task_waits_for_the_agents_safe_point() {
+    let cancel = TaskEvent::CancelAsked { reason: "asked".into() };
+    check(Finish::Report, &[(cancel.clone(), "cancelled")]);
+    let begun = [(ready(1, None), "handed-out"), (cancel.clone(), "cancelling")];
+    let with = |event: TaskEvent, state| {
+        let mut events = begun.to_vec();
+        events.push((event, state));
+        check(Finish::Report, &events);
+    };
+    with(TaskEvent::WorkFailed { cause: "cancelled".into() }, "cancelled");
+    with(ready(2, None), "cancelled");
+    with(ready(1, Some(1)), "cancelling");
+    with(TaskEvent::Expired { cause: "slow".into() }, "cancelled");
+    // Too late to stop it.
+    with(TaskEvent::WorkDone, "work-done");
+}
+
+#[test]
+fn deadlines_name_what_did_not_happen() {
+    let check = |life: &Life, last_seen, at, part: &str| {
+        let deadline = deadline(life, last_seen, 1_800_000).unwrap();
+        assert_eq!(deadline.at, at, "{deadline:?}");
+        assert!(deadline.cause.contains(part), "{deadline:?}");
+    };
+    let life = Life::new(1000);
+    check(&life, 0, 1_801_000, "did not netboot within 30 min");
+    let (life, _) = step(&life, &ready(1, None), Finish::Report, 2000);
+    check(&life, 2000, 1_802_000, "fell silent");
+    check(&life, 2000 + BEGIN_LIMIT_MS, 2000 + BEGIN_LIMIT_MS, "did not begin");
+    let (life, _) = step(&life, &TaskEvent::Progressed, Finish::Report, 3000);
+    check(&life, 4000, 1_804_000, "fell silent");
+    check(&life, 3000 + WORK_LIMIT_MS, 3000 + WORK_LIMIT_MS, "24");
+    let (life, _) = step(&life, &TaskEvent::WorkDone, Finish::Report, 5000);
+    check(&life, 0, 5000 + REBOOT_LIMIT_MS, "boot script");
+    let (life, _) = step(&life, &TaskEvent::SentToDisk, Finish::Report, 6000);
+    check(&life, 0, 6000 + REPORT_LIMIT_MS, "did not report");
+    let (life, _) = step(&life, &TaskEvent::Expired { cause: "x".into() }, Finish::Report, 7000);
+    assert_eq!(deadline(&life, 0, 0), None);
+}
+
+fn any_event() -> impl Strategy<Value = TaskEvent> {
+    prop_oneof![
+        (0u128..4, prop::option::of(0u32..12)).prop_map(|(number, held)| ready(number, held)),
+        Just(TaskEvent::AgentGone),
+        Just(TaskEvent::Progressed),
+        Just(TaskEvent::WorkDone),
+        Just(TaskEvent::WorkFailed { cause: "disk full".into() }),
+        Just(TaskEvent::SentToDisk),
+        Just(TaskEvent::Reported),
+        Just(TaskEvent::CancelAsked { reason: "asked".into() }),
+        Just(TaskEvent::Expired { cause: "late".into() }),
+    ]
+}
+
+proptest! {
+    /// Whatever happens in whatever order: the invariants at the head of the module hold.
+    #[test]
+    fn invariants_hold(
+        events in prop::collection::vec(any_event(), 0..80),
+        report: bool,
+    ) {
+        let finish = if report { Finish::Report } else { Finish::LocalBoot };
+        let mut life = Life::new(0);
+        for (second, event) in events.iter().enumerate() {
+            let (next, effects) = step(&life, event, finish, second as i64);
+            let handed = effects.contains(&TaskEffect::HandOut);
+            prop_assert!(next.generation >= life.generation && next.generation <= MAX_GENERATION);
+            prop_assert!(next.generation == life.generation || handed);
+            prop_assert!(!handed || next.state.is_with_agent());
+            prop_assert!(!life.state.has_ended() || (next == life && effects.is_empty()));
+            prop_assert_eq!(deadline(&next, 0, 1).is_none(), next.state.has_ended());
+            // Nobody is sent to a disk that an agent may be writing to.
+            let is_over = matches!(next.state, TaskState::WorkDone { .. });
+            prop_assert!(!effects.contains(&TaskEffect::BootFromDisk) || is_over);
+            if let TaskState::Done { confirmed } = next.state {
+                let reported = *event == TaskEvent::Reported;
+                prop_assert!(life.state.has_ended() || confirmed == reported);
+            }
+            life = next;
+        }
+        // A cancelled and expired task has ended, whatever it was.
+        let cancel = TaskEvent::CancelAsked { reason: "asked".into() };
+        let (life, _) = step(&life, &cancel, finish, 0);
+        let (life, _) = step(&life, &TaskEvent::Expired { cause: "late".into() }, finish, 0);
+        prop_assert!(life.state.has_ended());
+    }
+
+    #[test]
+    fn states_survive_the_store(events in prop::collection::vec(any_event(), 0..20)) {
+        let mut life = Life::new(7);
+        for event in &events {
+            life = step(&life, event, Finish::Report, 9).0;
+            let text = serde_json::to_string(&life.state).unwrap();
+            prop_assert_eq!(serde_json::from_str::<TaskState>(&text).unwrap(), life.state.clone());
+        }
+    }
+}

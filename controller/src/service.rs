@@ -1,0 +1,190 @@
+//! What the controller does for agents, booting machines and operators: the one owner of nodes,
+//! jobs and sessions.
+//!
+//! Every change goes the same way: a pure step of [`crate::jobs`] says what follows, the store keeps
+//! it in one transaction, then memory changes, then agents are told. So a crash at any point leaves
+//! what the store says, and an agent that comes back is told again.
+//!
+//! ```text
+//! boot, transfer, api ──> Service ──lock──> Core { nodes, tasks, sessions } ──> store
+//!                            │
+//!                            ├──> boot table, readable images (snapshots, no lock on reading)
+//!                            └──> agents (bounded queues)
+//! ```
+
+mod agents;
+mod boot;
+mod catalog;
+mod core;
+mod deploy;
+mod enrol;
+mod history;
+mod operator;
+mod tasks;
+pub mod types;
+pub mod view;
+
+#[cfg(test)]
+mod tests;
+
+pub use agents::AGENT_QUEUE;
+pub use catalog::Catalog;
+pub use types::{
+    BootEvent, BootEventKind, EnrolRefusal, Refusal, ReportRefusal, ScriptAnswer, SessionId,
+};
+
+use crate::{
+    config::{Config, NodePolicy},
+    store::Store,
+};
+use metalcast_netboot::table::BootTable;
+use metalcast_shared::{
+    boot::ReportToken,
+    id::{NodeId, Revision},
+    layout::Layout,
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, RwLock},
+};
+use tokio::sync::{Mutex, MutexGuard, watch};
+
+/// Seals a report's token, so that only we can read it.
+pub type SealReport = Arc<dyn Fn(&ReportToken) -> String + Send + Sync>;
+
+/// Tells the time, milliseconds since 1970-01-01 UTC.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// A handle; clones are cheap and mean the same service.
+#[derive(Clone)]
+pub struct Service {
+    shared: Arc<Shared>,
+}
+
+/// What a service is made of.
+pub struct Parts {
+    /// The records.
+    pub store: Store,
+    /// The images.
+    pub catalog: Arc<dyn Catalog>,
+    /// Seals the tokens of deployed systems.
+    pub seal_report: SealReport,
+    /// The time.
+    pub clock: Clock,
+}
+
+struct Shared {
+    parts: Parts,
+    settings: Settings,
+    started: i64,
+    core: Mutex<core::Core>,
+    readable: RwLock<HashMap<NodeId, Revision>>,
+    boot_table: watch::Sender<Arc<BootTable>>,
+    /// Counts changes, to wake those that wait for one.
+    changes: watch::Sender<u64>,
+}
+
+struct Settings {
+    policy: NodePolicy,
+    layouts: Vec<Layout>,
+    report_url: String,
+}
+
+impl Service {
+    /// Takes up what the store holds.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn open(config: &Config, parts: Parts) -> anyhow::Result<Self> {
+        let settings = Settings {
+            policy: config.nodes.clone(),
+            layouts: config.layouts.clone(),
+            report_url: config.report_url(),
+        };
+        let started = (parts.clock)();
+        let core = core::Core::load(&parts.store, started).await?;
+        let shared = Shared {
+            parts,
+            settings,
+            started,
+            readable: RwLock::new(HashMap::new()),
+            boot_table: watch::Sender::new(Arc::new(boot::table(&core))),
+            changes: watch::Sender::new(0),
+            core: Mutex::new(core),
+        };
+        let service = Self { shared: Arc::new(shared) };
+        service.publish(&*service.core().await);
+        Ok(service)
+    }
+
+    /// Whether a task that the node's agent has in hand needs the revision.
+    pub fn may_read(&self, node: NodeId, revision: &Revision) -> bool {
+        let readable =
+            self.shared.readable.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        readable.get(&node) == Some(revision)
+    }
+
+    /// What every address boots; changes with the nodes and jobs.
+    pub fn boot_table(&self) -> watch::Receiver<Arc<BootTable>> {
+        self.shared.boot_table.subscribe()
+    }
+
+    /// Ends when something changed after the call, for those who wait for events.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Lets deadlines pass and writes what was gathered. To be called every second.
+    ///
+    /// # Errors
+    /// When the store refuses; the next call tries again.
+    pub async fn tick(&self) -> anyhow::Result<()> {
+        let mut core = self.core().await;
+        self.flush(&mut core).await?;
+        self.expire(&mut core).await
+    }
+
+    /// Writes what was gathered since the last tick.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub async fn shut_down(&self) -> anyhow::Result<()> {
+        let mut core = self.core().await;
+        self.flush(&mut core).await?;
+        core.sessions.clear();
+        Ok(())
+    }
+
+    fn now(&self) -> i64 {
+        (self.shared.parts.clock)()
+    }
+
+    fn store(&self) -> &Store {
+        &self.shared.parts.store
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    async fn core(&self) -> MutexGuard<'_, core::Core> {
+        self.shared.core.lock().await
+    }
+
+    /// Brings the snapshots up to date and wakes those who wait. To be called after every change.
+    fn publish(&self, core: &core::Core) {
+        let readable = core.readable();
+        *self.shared.readable.write().unwrap_or_else(std::sync::PoisonError::into_inner) = readable;
+        self.shared.boot_table.send_replace(Arc::new(boot::table(core)));
+        self.shared.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
+
+/// Whether text may be a label of a host name (RFC 1123): 1 to 63 of a-z, 0-9 and '-', neither
+/// beginning nor ending with '-'.
+pub fn is_host_name(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}

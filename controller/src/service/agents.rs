@@ -1,0 +1,432 @@
+//! Sessions: what agents say, and the reports of deployed systems.
+
+use super::{
+    Service,
+    core::{Core, Session},
+    enrol::standing,
+    tasks::task_id,
+    types::{ReportRefusal, SessionId},
+};
+use crate::{
+    jobs::{
+        node::NodeState,
+        plan::{SlotStage, SlotUse},
+        task::{Holding, TaskEvent, TaskState},
+    },
+    store::{BootSeen, Change, EventRecord, LogRecord, Noted, TaskRecord, Work},
+};
+use anyhow::{Context, bail};
+use metalcast_shared::{
+    boot::{ReportToken, SystemReport},
+    event::{Numbered, Progress, Step, TaskEvent as AgentEvent},
+    id::{NodeId, TaskId},
+    inventory::{Fingerprint, Inventory},
+    to_agent::ToAgent,
+    to_controller::{Hello, LogLevel, ToController},
+    version,
+};
+use std::net::IpAddr;
+use tokio::sync::mpsc;
+
+/// Messages that may wait for an agent. One that does not read this many is cut off and starts over.
+pub const AGENT_QUEUE: usize = 64;
+
+/// Longest log line that is kept, in characters.
+const MAX_LINE: usize = 4096;
+
+/// Longest text of an event that is kept, in characters.
+const MAX_TEXT: usize = 16_384;
+
+/// Phases of an agent's start that are kept.
+const MAX_PHASES: usize = 32;
+
+impl Service {
+    /// A session of a node began. An older one is closed by dropping its sender. The node learns how
+    /// it stands, and gets the task that waits for it.
+    ///
+    /// # Errors
+    /// When the session must end: the node is not known, or speaks another protocol.
+    pub async fn session_opened(
+        &self,
+        node: NodeId,
+        hello: Hello,
+        to_agent: mpsc::Sender<ToAgent>,
+    ) -> anyhow::Result<SessionId> {
+        if hello.protocol != version::PROTOCOL {
+            bail!(
+                "the agent speaks protocol {}, this controller {}: boot the RAM image of this controller's version",
+                hello.protocol,
+                version::PROTOCOL
+            );
+        }
+        let mut core = self.core().await;
+        let record = core.nodes.get(&node).context("the node was removed; netboot again")?;
+        let (name, standing, ready) =
+            (record.name.clone(), standing(record), record.state.is_ready());
+        let now = self.now();
+        core.sessions_opened += 1;
+        let id = SessionId(core.sessions_opened);
+        let session = Session { id, boot: hello.boot, to_agent };
+        if let Some(old) = core.sessions.insert(node, session) {
+            tracing::info!(node = %name, session = old.id.0, "closing an older session");
+        }
+        core.last_seen.insert(node, now);
+        let agent: String = hello.agent.chars().take(64).collect();
+        tracing::info!(node = %name, session = id.0, boot = %hello.boot, agent, "session");
+        self.keep_phases(&mut core, node, &hello).await?;
+        core.send(node, ToAgent::Welcome { name, standing });
+        let active = core.tasks.get(&node).map(|task| task_id(&task.record));
+        let holding = match (hello.task, active) {
+            (Some(held), Some(ours)) if held.job == ours.job && held.node == node => {
+                Holding::This { generation: held.generation }
+            }
+            (_, _) => Holding::Nothing,
+        };
+        if let Some(task) = hello.task.filter(|held| Some(*held) != active) {
+            core.send(node, ToAgent::Cancel { task, reason: "it has ended".into() });
+        }
+        if ready && active.is_some() {
+            let event = TaskEvent::AgentReady { boot: hello.boot, holding };
+            self.advance(&mut core, node, &event, Vec::new()).await?;
+        } else {
+            self.publish(&core);
+        }
+        Ok(id)
+    }
+
+    /// A message of a session.
+    ///
+    /// # Errors
+    /// When the session must end: it was replaced, it skipped something, or the store refuses. The
+    /// agent comes back and says again what was not acknowledged.
+    pub async fn from_agent(
+        &self,
+        node: NodeId,
+        session: SessionId,
+        message: ToController,
+    ) -> anyhow::Result<()> {
+        let mut core = self.core().await;
+        if core.sessions.get(&node).map(|session| session.id) != Some(session) {
+            bail!("the session was replaced or closed");
+        }
+        core.last_seen.insert(node, self.now());
+        match message {
+            ToController::Inventory(inventory) => {
+                self.registered(&mut core, node, *inventory).await
+            }
+            ToController::Heartbeat { .. } => Ok(()),
+            ToController::Event { .. } if !is_ready(&core, node) => {
+                bail!("an operator has to look at this node first")
+            }
+            ToController::Event { task, event } => {
+                self.agent_event(&mut core, node, task, event).await
+            }
+            ToController::Progress { task, progress } => {
+                self.progress(&mut core, node, task, progress);
+                Ok(())
+            }
+            ToController::Log { level, text } => {
+                let (job, at) = (core.job_of(node), self.now());
+                let line: String = text.chars().take(MAX_LINE).collect();
+                if level <= LogLevel::Warn {
+                    tracing::warn!(node = %core.name_of(node), job = ?job.map(|job| job.0), "agent: {line}");
+                }
+                core.gather_log(LogRecord { node, job, at, level, line });
+                Ok(())
+            }
+        }
+    }
+
+    /// A session ended.
+    pub async fn session_closed(&self, node: NodeId, session: SessionId, reason: String) {
+        let mut core = self.core().await;
+        let name = core.name_of(node);
+        tracing::info!(node = %name, session = session.0, reason, "session ended");
+        if core.sessions.get(&node).map(|session| session.id) != Some(session) {
+            return;
+        }
+        core.sessions.remove(&node);
+        if core.tasks.contains_key(&node) {
+            let gone = self.advance(&mut core, node, &TaskEvent::AgentGone, Vec::new()).await;
+            if let Err(error) = gone {
+                let error = format!("{error:#}");
+                tracing::error!(node = %name, error, "noting the end of a session");
+            }
+        }
+        self.publish(&core);
+    }
+
+    /// A deployed system reports in. The token's seal was checked by the caller.
+    ///
+    /// # Errors
+    /// A refusal that the system's unit can log.
+    pub async fn system_report(
+        &self,
+        token: ReportToken,
+        report: SystemReport,
+        from: IpAddr,
+    ) -> Result<(), ReportRefusal> {
+        let mut core = self.core().await;
+        let TaskId { job, node, generation } = token.task;
+        let active = core.tasks.get(&node).filter(|task| task.record.job == job);
+        let is_active = active.is_some();
+        let record = match active {
+            Some(active) => active.record.clone(),
+            None => {
+                let record = self.store().task(job, node).await.map_err(report_failed)?;
+                record.ok_or(ReportRefusal::Unknown)?
+            }
+        };
+        if record.life.generation != generation {
+            return Err(ReportRefusal::Superseded);
+        }
+        let late = check_report(&record)?;
+        let now = self.now();
+        let mut changes = vec![Change::Event(note(&record, now, describe(&report, from)))];
+        let slots = self.store().slots(node).await.map_err(report_failed)?;
+        match slot_use(&record, SlotStage::Confirmed, now) {
+            Some(used) => {
+                let known = slots.iter().find(|s| s.disk == used.disk && s.slot == used.slot);
+                match known.map(|known| known.stage) {
+                    _ if !late => {}
+                    Some(SlotStage::Deployed) => {}
+                    Some(SlotStage::Confirmed) => return Err(ReportRefusal::Used),
+                    Some(SlotStage::Writing) | None => return Err(ReportRefusal::NotExpected),
+                }
+                if core.nodes.contains_key(&node) {
+                    changes.push(Change::Slot { node, used });
+                }
+            }
+            None => return Err(ReportRefusal::NotExpected),
+        }
+        if let Some(mac) = core.nodes.get(&node).map(|node| node.boot_mac) {
+            let (what, detail) = ("reported".into(), describe(&report, from));
+            core.gather_boot(BootSeen { mac, at: now, what, detail });
+        }
+        if is_active {
+            let done = self.advance(&mut core, node, &TaskEvent::Reported, changes).await;
+            return done.map_err(|error| {
+                let error = format!("{error:#}");
+                tracing::error!(error, "keeping a system's report");
+                ReportRefusal::Internal
+            });
+        }
+        tracing::info!(node = %record.node_name, job = job.0, "a system reported after its job had ended");
+        self.store().apply(&changes).await.map_err(report_failed)?;
+        self.publish(&core);
+        Ok(())
+    }
+
+    /// Keeps how long an agent's start took, once per boot. The phases count from the kernel's start,
+    /// and the last one ended just now.
+    async fn keep_phases(
+        &self,
+        core: &mut Core,
+        node: NodeId,
+        hello: &Hello,
+    ) -> anyhow::Result<()> {
+        let Some(mac) = core.nodes.get(&node).map(|record| record.boot_mac) else { return Ok(()) };
+        self.flush(core).await?;
+        let (now, boot) = (self.now(), hello.boot.to_string());
+        let seen = self.store().boot_events(mac, now - 24 * 3600 * 1000).await?;
+        if seen.iter().any(|seen| seen.what == "session" && seen.detail == boot) {
+            return Ok(());
+        }
+        let last = hello.phases.iter().map(|phase| phase.ended_millis).max().unwrap_or(0);
+        for phase in hello.phases.iter().take(MAX_PHASES) {
+            let before = i64::try_from(last - phase.ended_millis).unwrap_or(i64::MAX);
+            let name: String = phase.name.chars().take(40).collect();
+            core.gather_boot(BootSeen {
+                mac,
+                at: now.saturating_sub(before),
+                what: format!("agent:{name}"),
+                detail: format!("{} ms after the kernel's start", phase.ended_millis),
+            });
+        }
+        core.gather_boot(BootSeen { mac, at: now, what: "session".into(), detail: boot });
+        Ok(())
+    }
+
+    async fn registered(
+        &self,
+        core: &mut Core,
+        node: NodeId,
+        inventory: Inventory,
+    ) -> anyhow::Result<()> {
+        let now = self.now();
+        let mut record = core.nodes.get(&node).context("the node was removed")?.clone();
+        let fingerprint = Fingerprint::from(&inventory);
+        match record.state {
+            NodeState::IdentityChanged { .. } => record.candidate = Some(fingerprint),
+            // The netboot's address must stay known, whatever the kernel calls permanent.
+            NodeState::New | NodeState::Ready => {
+                let macs = std::mem::take(&mut record.fingerprint.macs);
+                record.fingerprint = fingerprint;
+                if !record.fingerprint.macs.contains(&record.boot_mac) {
+                    record.fingerprint.macs = macs;
+                }
+            }
+        }
+        let disks: Vec<String> = inventory.disks.iter().map(ToString::to_string).collect();
+        tracing::info!(node = %record.name, disks = disks.join(", "), "registered");
+        record.inventory = Some(inventory);
+        record.registered = Some(now);
+        record.last_seen = now;
+        self.store().apply(&[Change::Node(Box::new(record.clone()))]).await?;
+        let (mac, detail) = (record.boot_mac, record.name.clone());
+        core.gather_boot(BootSeen { mac, at: now, what: "registered".into(), detail });
+        core.nodes.insert(node, record);
+        self.publish(core);
+        Ok(())
+    }
+
+    async fn agent_event(
+        &self,
+        core: &mut Core,
+        node: NodeId,
+        task: TaskId,
+        event: Numbered,
+    ) -> anyhow::Result<()> {
+        let Numbered { number, what } = event;
+        let Some(active) = core.tasks.get_mut(&node).filter(|a| task_id(&a.record) == task) else {
+            // Of a task that has ended, or of an older hand-out: nobody needs it any more.
+            core.send(node, ToAgent::Ack { task, number });
+            return Ok(());
+        };
+        if number <= active.last_number {
+            let number = active.last_number;
+            core.send(node, ToAgent::Ack { task, number });
+            return Ok(());
+        }
+        if number != active.last_number + 1 {
+            bail!("event {number} follows event {}", active.last_number);
+        }
+        let now = self.now();
+        let what = shorten(what);
+        let mut changes = vec![Change::Event(EventRecord {
+            seq: 0,
+            job: task.job,
+            node,
+            generation: task.generation,
+            number: Some(number),
+            at: now,
+            what: Noted::Agent(what.clone()),
+        })];
+        let record = &active.record;
+        let step = match &what {
+            AgentEvent::StepStarted { step: Step::Clear } => {
+                let used = slot_use(record, SlotStage::Writing, now);
+                changes.extend(used.map(|used| Change::Slot { node, used }));
+                TaskEvent::Progressed
+            }
+            AgentEvent::Done => {
+                let used = slot_use(record, SlotStage::Deployed, now);
+                changes.extend(used.map(|used| Change::Slot { node, used }));
+                TaskEvent::WorkDone
+            }
+            AgentEvent::Failed { step, cause } => {
+                let cause = match step {
+                    Some(step) => format!("{step}: {cause}"),
+                    None => cause.clone(),
+                };
+                TaskEvent::WorkFailed { cause }
+            }
+            AgentEvent::StepStarted { .. }
+            | AgentEvent::StepNote { .. }
+            | AgentEvent::StepDone { .. } => TaskEvent::Progressed,
+        };
+        if matches!(what, AgentEvent::StepStarted { .. }) {
+            active.forget_progress();
+        }
+        self.advance(core, node, &step, changes).await?;
+        if let Some(active) = core.tasks.get_mut(&node) {
+            active.last_number = number;
+        }
+        core.send(node, ToAgent::Ack { task, number });
+        Ok(())
+    }
+
+    fn progress(&self, core: &mut Core, node: NodeId, task: TaskId, progress: Progress) {
+        let now = self.now();
+        if let Some(active) = core.tasks.get_mut(&node).filter(|a| task_id(&a.record) == task) {
+            active.sample(now, progress);
+        }
+    }
+}
+
+fn is_ready(core: &Core, node: NodeId) -> bool {
+    core.nodes.get(&node).is_some_and(|node| node.state.is_ready())
+}
+
+fn report_failed(error: crate::store::StoreError) -> ReportRefusal {
+    let error = format!("{:#}", anyhow::Error::from(error));
+    tracing::error!(error, "keeping a system's report");
+    ReportRefusal::Internal
+}
+
+/// Whether a report may come now; `true` if it is late but still worth keeping.
+fn check_report(record: &TaskRecord) -> Result<bool, ReportRefusal> {
+    match &record.life.state {
+        TaskState::WorkDone { .. }
+        | TaskState::Rebooting { .. }
+        | TaskState::AwaitingReport { .. } => Ok(false),
+        TaskState::Done { confirmed: true } => Err(ReportRefusal::Used),
+        // The job has ended, but what stands in the slot is still what it put there.
+        TaskState::Done { confirmed: false }
+        | TaskState::Failed { .. }
+        | TaskState::Cancelled { .. } => Ok(true),
+        TaskState::Waiting { .. }
+        | TaskState::HandedOut { .. }
+        | TaskState::Running { .. }
+        | TaskState::Cancelling { .. } => Err(ReportRefusal::NotExpected),
+    }
+}
+
+fn describe(report: &SystemReport, from: IpAddr) -> String {
+    let short =
+        |text: &str| -> String { text.chars().filter(|c| !c.is_control()).take(128).collect() };
+    format!(
+        "{} reported from {from}: kernel {}, root {}, machine-id {}, up {} s",
+        short(&report.hostname),
+        short(&report.kernel),
+        short(&report.root),
+        short(&report.machine_id),
+        report.uptime_seconds
+    )
+}
+
+fn note(record: &TaskRecord, now: i64, text: String) -> EventRecord {
+    EventRecord {
+        seq: 0,
+        job: record.job,
+        node: record.node,
+        generation: record.life.generation,
+        number: None,
+        at: now,
+        what: Noted::Note(text),
+    }
+}
+
+/// What a deploy puts into its slot; `None` for other work.
+fn slot_use(record: &TaskRecord, stage: SlotStage, now: i64) -> Option<SlotUse> {
+    match &record.work {
+        Work::Deploy { image, disk, layout, slot, .. } => Some(SlotUse {
+            disk: disk.to_string(),
+            slot: *slot,
+            layout: layout.clone(),
+            image: image.clone(),
+            stage,
+            at_unix_ms: now,
+        }),
+        Work::SelectSlot { .. } => None,
+    }
+}
+
+fn shorten(event: AgentEvent) -> AgentEvent {
+    let short = |text: String| text.chars().take(MAX_TEXT).collect();
+    match event {
+        AgentEvent::StepNote { step, text } => AgentEvent::StepNote { step, text: short(text) },
+        AgentEvent::Failed { step, cause } => AgentEvent::Failed { step, cause: short(cause) },
+        AgentEvent::StepStarted { .. } | AgentEvent::StepDone { .. } | AgentEvent::Done => event,
+    }
+}

@@ -1,0 +1,22 @@
+//! What the service has to know of images. The images' own store implements it; so does the tests'
+//! list of made-up ones.
+
+use metalcast_shared::{
+    id::{ImageName, Revision},
+    manifest::{Manifest, SignedManifest},
+};
+
+/// Images, as far as planning and handing out goes. Calls may block on a disk.
+pub trait Catalog: Send + Sync + 'static {
+    /// The newest revision of an image.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn latest(&self, image: &ImageName) -> anyhow::Result<Option<Revision>>;
+
+    /// The manifest of a revision, if there is such a one.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn manifest(&self, revision: &Revision) -> anyhow::Result<Option<(Manifest, SignedManifest)>>;
+}

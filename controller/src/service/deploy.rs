@@ -1,0 +1,383 @@
+//! Deployments: the plan first, then the job. Both are made under one lock, so what was shown is
+//! what is done.
+
+use super::{
+    Refusal, Service,
+    core::{ActiveTask, Core},
+    is_host_name,
+    operator::{busy, find},
+    view::{
+        BootAnswer, BootRequest, DeployAnswer, DeployRequest, NodePlanView, PlanView, ReportMode,
+    },
+};
+use crate::{
+    jobs::{
+        plan::{self, Ask},
+        task::{DEFAULT_NETBOOT_LIMIT_MS, Finish, Life},
+    },
+    store::{Change, EventRecord, JobRecord, JobSpec, NodeRecord, Noted, TaskRecord, Work},
+};
+use metalcast_shared::{
+    id::{ImageRef, JobId, NodeId, Revision},
+    manifest::{Manifest, Partition},
+};
+use std::{collections::BTreeSet, sync::Arc};
+
+/// Most nodes in one job.
+pub const MAX_NODES_PER_JOB: usize = 4096;
+
+/// Longest time that nodes may get to netboot: a week.
+const MAX_TIMEOUT_SECONDS: u64 = 7 * 24 * 3600;
+
+struct Planned {
+    node: NodeRecord,
+    view: NodePlanView,
+    work: Work,
+}
+
+impl Service {
+    /// Plans a deployment, and begins it unless it is a dry run.
+    ///
+    /// # Errors
+    /// When something that is named does not exist or will not do, a node is busy, or data would be
+    /// lost that is not ours.
+    pub async fn deploy(
+        &self,
+        request: &DeployRequest,
+        who: &str,
+    ) -> Result<DeployAnswer, Refusal> {
+        let image: ImageRef =
+            request.image.parse().map_err(|error| Refusal::Invalid(format!("{error}")))?;
+        let mut core = self.core().await;
+        let revision = self.revision(&image).await?;
+        let manifest = self.manifest(&mut core, &revision).await?;
+        let manifest =
+            manifest.ok_or_else(|| Refusal::NotFound(format!("there is no image {revision}")))?;
+        let partition = choose_partition(&manifest.0, request.partition.as_deref())?;
+        let nodes = chosen(&core, &request.nodes)?;
+        check_host_name(request, nodes.len())?;
+        let mut planned = Vec::with_capacity(nodes.len());
+        let mut problems = Problems::default();
+        for node in nodes {
+            match self.plan_node(&core, request, &revision, partition, node).await {
+                Ok(plan) => planned.push(plan),
+                Err(refusal) => problems.add(&node.name, refusal)?,
+            }
+        }
+        problems.check()?;
+        let plan = PlanView {
+            image: revision.clone(),
+            partition: partition.name.clone(),
+            filesystem: partition.filesystem.clone(),
+            slot: request.slot,
+            nodes: planned.iter().map(|plan| plan.view.clone()).collect(),
+        };
+        if request.dry_run {
+            return Ok(DeployAnswer { plan, job: None });
+        }
+        if plan.nodes.iter().any(|node| node.needs_yes) {
+            return Err(Refusal::NeedsYes { plan: Box::new(plan) });
+        }
+        let spec = JobSpec::Deploy {
+            image: revision,
+            partition: partition.name.clone(),
+            slot: request.slot,
+            finish: finish(request.report),
+        };
+        let limit = netboot_limit_ms(request.timeout_seconds)?;
+        let tasks = planned.into_iter().map(|plan| (plan.node, plan.work)).collect();
+        let job = self.begin(&mut core, spec, tasks, limit, who).await?;
+        Ok(DeployAnswer { plan, job: Some(job) })
+    }
+
+    /// Begins to start another slot of nodes.
+    ///
+    /// # Errors
+    /// When a node does not exist, is busy, or has nothing of ours in the slot.
+    pub async fn boot_slot(&self, request: &BootRequest, who: &str) -> Result<BootAnswer, Refusal> {
+        let mut core = self.core().await;
+        let mut tasks = Vec::new();
+        let mut problems = Problems::default();
+        for node in chosen(&core, &request.nodes)? {
+            match self.plan_selection(&core, request.slot, node).await {
+                Ok(work) => tasks.push((node.clone(), work)),
+                Err(refusal) => problems.add(&node.name, refusal)?,
+            }
+        }
+        problems.check()?;
+        let spec = JobSpec::Boot { slot: request.slot };
+        let limit = netboot_limit_ms(request.timeout_seconds)?;
+        let job = self.begin(&mut core, spec, tasks, limit, who).await?;
+        Ok(BootAnswer { job })
+    }
+
+    async fn revision(&self, image: &ImageRef) -> Result<Revision, Refusal> {
+        if let Some(number) = image.number {
+            return Ok(Revision { image: image.image.clone(), number });
+        }
+        let (catalog, name) = (Arc::clone(&self.shared.parts.catalog), image.image.clone());
+        let latest = tokio::task::spawn_blocking(move || catalog.latest(&name))
+            .await
+            .map_err(anyhow::Error::from)??;
+        latest.ok_or_else(|| {
+            let image = &image.image;
+            Refusal::NotFound(format!(
+                "there is no image {image}; `metalcast image list` shows all"
+            ))
+        })
+    }
+
+    async fn plan_node(
+        &self,
+        core: &Core,
+        request: &DeployRequest,
+        image: &Revision,
+        partition: &Partition,
+        node: &NodeRecord,
+    ) -> Result<Planned, Refusal> {
+        let inventory = usable(core, node)?;
+        let layout =
+            self.layout_named(request.layout.as_deref().unwrap_or(self.layout_of(node)))?;
+        let slots = self.store().slots(node.id).await?;
+        let plan = plan::deployment(&Ask {
+            inventory,
+            slots: &slots,
+            layout,
+            slot: request.slot,
+            disk: request.disk.as_deref(),
+            needed_bytes: partition.device_bytes,
+            yes: request.yes,
+        })
+        .map_err(will_not_do)?;
+        let hostname = request.hostname.clone().unwrap_or_else(|| node.name.clone());
+        let write_bytes = partition.used_bytes();
+        let wire_bytes = partition.file_bytes.saturating_sub(u64::from(partition.head_bytes));
+        let view = NodePlanView {
+            node: node.name.clone(),
+            online: core.sessions.contains_key(&node.id),
+            disk: plan.disk.to_string(),
+            disk_bytes: plan.disk.bytes,
+            contents: plan.disk.contents.iter().map(ToString::to_string).collect(),
+            layout: layout.name.clone(),
+            layout_action: plan.layout,
+            present: plan.present.as_ref().map(|used| used.image.clone()),
+            lost: plan.foreign.clone(),
+            needs_yes: plan.needs_yes(),
+            hostname: hostname.clone(),
+            write_bytes,
+            wire_bytes,
+        };
+        let work = Work::Deploy {
+            image: image.clone(),
+            partition: partition.name.clone(),
+            disk: plan.selector,
+            layout: layout.clone(),
+            slot: request.slot,
+            overwrite: plan.overwrite,
+            hostname,
+            write_bytes,
+            wire_bytes,
+            finish: finish(request.report),
+        };
+        Ok(Planned { node: node.clone(), view, work })
+    }
+
+    async fn plan_selection(
+        &self,
+        core: &Core,
+        slot: u16,
+        node: &NodeRecord,
+    ) -> Result<Work, Refusal> {
+        let inventory = usable(core, node)?;
+        let slots = self.store().slots(node.id).await?;
+        let (_, disk, used) = plan::selection(inventory, &slots, slot).map_err(will_not_do)?;
+        Ok(Work::SelectSlot { disk, layout: used.layout, slot })
+    }
+
+    async fn begin(
+        &self,
+        core: &mut Core,
+        spec: JobSpec,
+        tasks: Vec<(NodeRecord, Work)>,
+        netboot_limit_ms: i64,
+        who: &str,
+    ) -> Result<JobId, Refusal> {
+        let (id, now) = (JobId(core.last_job + 1), self.now());
+        let names: Vec<&str> = tasks.iter().map(|(node, _)| node.name.as_str()).collect();
+        let what = match &spec {
+            JobSpec::Deploy { image, slot, .. } => format!("deploy {image} to slot {slot}"),
+            JobSpec::Boot { slot } => format!("boot slot {slot}"),
+        };
+        tracing::info!(job = id.0, who, nodes = names.join(","), "{what}");
+        let mut changes = vec![
+            self.audit(who, format!("job {id}: {what} of {}", names.join(", "))),
+            Change::Job(JobRecord {
+                id,
+                spec,
+                created: now,
+                created_by: who.into(),
+                netboot_limit_ms,
+            }),
+        ];
+        let records: Vec<TaskRecord> = tasks
+            .into_iter()
+            .map(|(node, work)| TaskRecord {
+                job: id,
+                node: node.id,
+                node_name: node.name,
+                work,
+                life: Life::new(now),
+                changed: now,
+            })
+            .collect();
+        for record in &records {
+            changes.push(Change::Task(Box::new(record.clone())));
+            changes.push(Change::Event(EventRecord {
+                seq: 0,
+                job: id,
+                node: record.node,
+                generation: 0,
+                number: None,
+                at: now,
+                what: Noted::State { name: record.life.state.name().to_owned(), why: None },
+            }));
+        }
+        self.store().apply(&changes).await?;
+        core.last_job = id.0;
+        let nodes: Vec<NodeId> = records.iter().map(|record| record.node).collect();
+        for record in records {
+            core.tasks.insert(record.node, ActiveTask::new(record, netboot_limit_ms, 0));
+        }
+        self.publish(core);
+        for node in nodes {
+            self.wake(core, node).await?;
+        }
+        Ok(id)
+    }
+}
+
+/// Gathers what is wrong with each node, so that an operator sees all of it at once.
+#[derive(Default)]
+struct Problems {
+    code: Option<&'static str>,
+    messages: Vec<String>,
+}
+
+impl Problems {
+    fn add(&mut self, node: &str, refusal: Refusal) -> Result<(), Refusal> {
+        match refusal {
+            Refusal::Conflict { code, message } => {
+                self.code.get_or_insert(code);
+                let named = message.starts_with(node);
+                self.messages.push(if named { message } else { format!("{node}: {message}") });
+                Ok(())
+            }
+            Refusal::Invalid(_)
+            | Refusal::NotFound(_)
+            | Refusal::NeedsYes { .. }
+            | Refusal::Internal(_) => Err(refusal),
+        }
+    }
+
+    fn check(self) -> Result<(), Refusal> {
+        match self.code {
+            Some(code) => Err(Refusal::Conflict { code, message: self.messages.join("; ") }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn will_not_do(error: plan::PlanError) -> Refusal {
+    let message = format!("{:#}", anyhow::Error::from(error));
+    Refusal::Conflict { code: "disk-will-not-do", message }
+}
+
+fn usable<'n>(
+    core: &Core,
+    node: &'n NodeRecord,
+) -> Result<&'n metalcast_shared::inventory::Inventory, Refusal> {
+    let name = &node.name;
+    if !node.state.is_ready() {
+        let state = node.state.name();
+        let message = format!("{name} is {state}: approve it with `metalcast node approve {name}`");
+        return Err(Refusal::Conflict { code: "node-not-approved", message });
+    }
+    if let Some(job) = core.job_of(node.id) {
+        return Err(busy(name, job));
+    }
+    node.inventory.as_ref().ok_or_else(|| {
+        let message = format!("{name} has not reported its hardware yet: netboot it once");
+        Refusal::Conflict { code: "node-not-registered", message }
+    })
+}
+
+fn chosen<'c>(core: &'c Core, names: &[String]) -> Result<Vec<&'c NodeRecord>, Refusal> {
+    if names.is_empty() || names.len() > MAX_NODES_PER_JOB {
+        return Err(Refusal::Invalid(format!("name 1 to {MAX_NODES_PER_JOB} nodes")));
+    }
+    let mut seen = BTreeSet::new();
+    let mut nodes = Vec::with_capacity(names.len());
+    for name in names {
+        let node = find(core, name)?;
+        if seen.insert(node.id) {
+            nodes.push(node);
+        }
+    }
+    Ok(nodes)
+}
+
+fn choose_partition<'m>(
+    manifest: &'m Manifest,
+    wanted: Option<&str>,
+) -> Result<&'m Partition, Refusal> {
+    let names = || {
+        let names: Vec<String> = manifest
+            .partitions
+            .iter()
+            .map(|partition| format!("{} ({})", partition.name, partition.filesystem))
+            .collect();
+        names.join(", ")
+    };
+    let image = &manifest.revision;
+    match (wanted, &manifest.partitions[..]) {
+        (Some(name), _) => manifest.partition(name).ok_or_else(|| {
+            Refusal::NotFound(format!("{image} has no partition {name}; it has {}", names()))
+        }),
+        (None, [only]) => Ok(only),
+        (None, []) => Err(Refusal::Invalid(format!("{image} has no partition with data"))),
+        (None, _) => Err(Refusal::Invalid(format!(
+            "{image} has several partitions, choose one with --partition: {}",
+            names()
+        ))),
+    }
+}
+
+fn check_host_name(request: &DeployRequest, nodes: usize) -> Result<(), Refusal> {
+    let Some(name) = &request.hostname else { return Ok(()) };
+    if nodes > 1 {
+        return Err(Refusal::Invalid(
+            "--hostname is for one node; leave it out for several".into(),
+        ));
+    }
+    if !is_host_name(name) {
+        return Err(Refusal::Invalid(format!(
+            "{name:?} cannot be a host name: write 1 to 63 of a-z, 0-9 and '-'"
+        )));
+    }
+    Ok(())
+}
+
+fn finish(report: ReportMode) -> Finish {
+    match report {
+        ReportMode::Unit => Finish::Report,
+        ReportMode::None => Finish::LocalBoot,
+    }
+}
+
+fn netboot_limit_ms(seconds: Option<u64>) -> Result<i64, Refusal> {
+    let Some(seconds) = seconds else { return Ok(DEFAULT_NETBOOT_LIMIT_MS) };
+    if !(1..=MAX_TIMEOUT_SECONDS).contains(&seconds) {
+        return Err(Refusal::Invalid(format!("--timeout must be 1 to {MAX_TIMEOUT_SECONDS} s")));
+    }
+    i64::try_from(seconds * 1000).map_err(|error| Refusal::Internal(error.into()))
+}

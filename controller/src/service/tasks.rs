@@ -1,0 +1,317 @@
+//! Taking tasks a step further: the pure step, its record, then its effects.
+
+use super::{
+    Service,
+    core::{ActiveTask, Core},
+};
+use crate::{
+    jobs::task::{self, Deadline, TaskEffect, TaskEvent, TaskState},
+    store::{BootSeen, Change, DefaultBoot, EventRecord, Noted, TaskRecord, Work},
+};
+use anyhow::Context;
+use metalcast_shared::{
+    boot::{ReportConfig, ReportToken},
+    disk::DiskSelector,
+    id::{NodeId, Revision, TaskId},
+    manifest::{Manifest, SignedManifest},
+    to_agent::{Deploy, FixUp, Overwrite, SelectSlot, Task, ToAgent, Work as WireWork},
+};
+use std::sync::Arc;
+
+/// How often old netboots are forgotten.
+const FORGET_EVERY_MS: i64 = 3600 * 1000;
+
+impl Service {
+    /// Takes the node's unfinished task a step further. `changes` are kept in the same transaction.
+    /// Nothing happens in memory, and nothing is sent, unless the store has it.
+    pub(super) async fn advance(
+        &self,
+        core: &mut Core,
+        node: NodeId,
+        event: &TaskEvent,
+        mut changes: Vec<Change>,
+    ) -> anyhow::Result<()> {
+        let now = self.now();
+        let active = core.tasks.get(&node).context("the node has no task")?;
+        let old = &active.record;
+        let (life, effects) = task::step(&old.life, event, old.work.finish(), now);
+        let renamed = life.state.name() != old.life.state.name();
+        let differs = life != old.life;
+        let mut record = old.clone();
+        if renamed {
+            record.changed = now;
+            changes.push(Change::Event(state_event(old, &life, now)));
+        }
+        record.life = life;
+        if differs {
+            changes.push(Change::Task(Box::new(record.clone())));
+        }
+        let boot = effects.iter().find_map(default_boot);
+        let mut node_record = None;
+        if let (Some(boot), Some(current)) = (boot, core.nodes.get(&node))
+            && current.default_boot != boot
+        {
+            let mut changed = current.clone();
+            changed.default_boot = boot;
+            changes.push(Change::Node(Box::new(changed.clone())));
+            node_record = Some(changed);
+        }
+        if !changes.is_empty() {
+            self.store().apply(&changes).await.context("keeping a task's step")?;
+        }
+        if let Some(changed) = node_record {
+            core.nodes.insert(node, changed);
+        }
+        self.adopt(core, node, record);
+        if renamed {
+            self.announce(core, node);
+        }
+        for effect in effects {
+            self.carry_out(core, node, &effect).await;
+        }
+        self.forget_ended(core, node);
+        self.publish(core);
+        Ok(())
+    }
+
+    fn adopt(&self, core: &mut Core, node: NodeId, record: TaskRecord) {
+        if let Some(active) = core.tasks.get_mut(&node) {
+            if active.record.life.generation != record.life.generation {
+                active.last_number = 0;
+                active.forget_progress();
+            }
+            active.record = record;
+        }
+    }
+
+    fn announce(&self, core: &Core, node: NodeId) {
+        let Some(active) = core.tasks.get(&node) else { return };
+        let state = &active.record.life.state;
+        let (name, job) = (&active.record.node_name, active.record.job);
+        match state {
+            TaskState::Failed { cause } => {
+                tracing::error!(node = %name, job = job.0, cause, "task failed");
+            }
+            TaskState::Waiting { .. }
+            | TaskState::HandedOut { .. }
+            | TaskState::Running { .. }
+            | TaskState::Cancelling { .. }
+            | TaskState::WorkDone { .. }
+            | TaskState::Rebooting { .. }
+            | TaskState::AwaitingReport { .. }
+            | TaskState::Done { .. }
+            | TaskState::Cancelled { .. } => {
+                tracing::info!(node = %name, job = job.0, state = state.name(), "task");
+            }
+        }
+    }
+
+    fn forget_ended(&self, core: &mut Core, node: NodeId) {
+        if core.tasks.get(&node).is_some_and(|task| task.record.life.state.has_ended()) {
+            core.tasks.remove(&node);
+        }
+    }
+
+    /// Effects that the store does not know. They may be lost: an agent that comes back is told again.
+    async fn carry_out(&self, core: &mut Core, node: NodeId, effect: &TaskEffect) {
+        let Some(id) = core.tasks.get(&node).map(|active| task_id(&active.record)) else { return };
+        match effect {
+            TaskEffect::HandOut => self.hand_out(core, node, id).await,
+            TaskEffect::SendCancel { reason } => {
+                core.send(node, ToAgent::Cancel { task: id, reason: reason.clone() });
+            }
+            TaskEffect::OrderReboot => {
+                let mac = core.nodes.get(&node).map(|record| record.boot_mac);
+                if let Some(mac) = mac {
+                    let (at, detail) = (self.now(), format!("job {}", id.job));
+                    core.gather_boot(BootSeen { mac, at, what: "reboot-ordered".into(), detail });
+                }
+                let reason = "the work is done, the deployed system starts".to_owned();
+                core.send(node, ToAgent::Reboot { reason });
+            }
+            // Part of the record already.
+            TaskEffect::BootFromDisk | TaskEffect::BootIntoAgent => {}
+        }
+    }
+
+    async fn hand_out(&self, core: &mut Core, node: NodeId, id: TaskId) {
+        let Some(active) = core.tasks.get(&node) else { return };
+        let work = active.record.work.clone();
+        match self.wire_work(core, id, &work).await {
+            Ok(work) => core.send(node, ToAgent::Task(Box::new(Task { id, work }))),
+            Err(error) => {
+                // The deadline of the hand-out ends the task if this goes on.
+                let error = format!("{error:#}");
+                tracing::error!(node = %core.name_of(node), job = id.job.0, error, "handing out a task");
+                let line = format!("the task of job {} cannot be handed out: {error}", id.job);
+                self.alarm(core, node, &line);
+            }
+        }
+    }
+
+    async fn wire_work(
+        &self,
+        core: &mut Core,
+        id: TaskId,
+        work: &Work,
+    ) -> anyhow::Result<WireWork> {
+        match work.clone() {
+            Work::SelectSlot { disk, layout, slot } => {
+                Ok(WireWork::SelectSlot(SelectSlot { disk, layout, slot }))
+            }
+            Work::Deploy {
+                image,
+                partition,
+                disk,
+                layout,
+                slot,
+                overwrite,
+                hostname,
+                finish,
+                ..
+            } => {
+                let manifest = self.manifest(core, &image).await?;
+                let manifest = manifest.with_context(|| format!("image {image} is gone"))?;
+                let report = match finish {
+                    task::Finish::Report => Some(ReportConfig {
+                        url: self.settings().report_url.clone(),
+                        token: (self.shared.parts.seal_report)(&ReportToken { task: id }),
+                    }),
+                    task::Finish::LocalBoot => None,
+                };
+                let overwrite = self.overwrite(id, overwrite, &disk, slot).await?;
+                let fix_up = FixUp { hostname, report };
+                let manifest = manifest.1.clone();
+                Ok(WireWork::Deploy(Box::new(Deploy {
+                    image,
+                    manifest,
+                    partition,
+                    disk,
+                    layout,
+                    slot,
+                    overwrite,
+                    fix_up,
+                })))
+            }
+        }
+    }
+
+    /// What an agent may lose: where an earlier hand-out began to write, the slot is our own.
+    async fn overwrite(
+        &self,
+        id: TaskId,
+        overwrite: Overwrite,
+        disk: &DiskSelector,
+        slot: u16,
+    ) -> anyhow::Result<Overwrite> {
+        if overwrite != Overwrite::BlankOnly || id.generation < 2 {
+            return Ok(overwrite);
+        }
+        let (slots, disk) = (self.store().slots(id.node).await?, disk.to_string());
+        let began = slots.iter().any(|used| used.disk == disk && used.slot == slot);
+        Ok(if began { Overwrite::OwnSlot } else { overwrite })
+    }
+
+    /// A revision's manifest, from memory or from the images' disk.
+    pub(super) async fn manifest(
+        &self,
+        core: &mut Core,
+        revision: &Revision,
+    ) -> anyhow::Result<Option<Arc<(Manifest, SignedManifest)>>> {
+        if let Some(manifest) = core.cached_manifest(revision) {
+            return Ok(Some(manifest));
+        }
+        let catalog = Arc::clone(&self.shared.parts.catalog);
+        let wanted = revision.clone();
+        let found = tokio::task::spawn_blocking(move || catalog.manifest(&wanted))
+            .await
+            .context("reading a manifest")?
+            .with_context(|| format!("reading the manifest of {revision}"))?;
+        Ok(found.map(|manifest| {
+            let manifest = Arc::new(manifest);
+            core.cache_manifest(revision.clone(), Arc::clone(&manifest));
+            manifest
+        }))
+    }
+
+    /// Ends every task whose deadline has passed.
+    pub(super) async fn expire(&self, core: &mut Core) -> anyhow::Result<()> {
+        let now = self.now();
+        let late: Vec<(NodeId, String)> = core
+            .tasks
+            .keys()
+            .filter_map(|node| Some((*node, deadline(core, *node)?)))
+            .filter(|(_, deadline)| deadline.at <= now)
+            .map(|(node, deadline)| (node, deadline.cause))
+            .collect();
+        for (node, cause) in late {
+            self.advance(core, node, &TaskEvent::Expired { cause }, Vec::new()).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the gathered log lines and boot events.
+    pub(super) async fn flush(&self, core: &mut Core) -> anyhow::Result<()> {
+        if core.dropped > 0 {
+            tracing::warn!(
+                lines = core.dropped,
+                "log lines or boot events came too fast and were dropped"
+            );
+            core.dropped = 0;
+        }
+        if !core.logs.is_empty() {
+            self.store().append_logs(&core.logs).await.context("keeping log lines")?;
+            core.logs.clear();
+        }
+        if !core.boots.is_empty() {
+            self.store().append_boot_events(&core.boots).await.context("keeping boot events")?;
+            core.boots.clear();
+        }
+        let now = self.now();
+        if now - core.boots_forgotten >= FORGET_EVERY_MS {
+            self.store().forget_old_boots(now).await.context("forgetting old netboots")?;
+            core.boots_forgotten = now;
+        }
+        Ok(())
+    }
+}
+
+/// When the task of a node ends by itself.
+pub(super) fn deadline(core: &Core, node: NodeId) -> Option<Deadline> {
+    let ActiveTask { record, netboot_limit_ms, .. } = core.tasks.get(&node)?;
+    let last_seen = core.last_seen.get(&node).copied().unwrap_or(0);
+    let mut deadline = task::deadline(&record.life, last_seen, *netboot_limit_ms)?;
+    if let (TaskState::Waiting { .. }, Some(node)) = (&record.life.state, core.nodes.get(&node))
+        && !node.state.is_ready()
+    {
+        let (name, state) = (&node.name, node.state.name());
+        deadline.cause =
+            format!("the node is {state}: approve it with `metalcast node approve {name}`");
+    }
+    Some(deadline)
+}
+
+/// The identity of a task's last hand-out.
+pub(super) fn task_id(record: &TaskRecord) -> TaskId {
+    TaskId { job: record.job, node: record.node, generation: record.life.generation }
+}
+
+fn default_boot(effect: &TaskEffect) -> Option<DefaultBoot> {
+    match effect {
+        TaskEffect::BootFromDisk => Some(DefaultBoot::LocalDisk),
+        TaskEffect::BootIntoAgent => Some(DefaultBoot::RamImage),
+        TaskEffect::HandOut | TaskEffect::SendCancel { .. } | TaskEffect::OrderReboot => None,
+    }
+}
+
+fn state_event(old: &TaskRecord, life: &task::Life, now: i64) -> EventRecord {
+    EventRecord {
+        seq: 0,
+        job: old.job,
+        node: old.node,
+        generation: life.generation,
+        number: None,
+        at: now,
+        what: Noted::State { name: life.state.name().to_owned(), why: life.state.why() },
+    }
+}

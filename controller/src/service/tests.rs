@@ -1,0 +1,5 @@
+//! The service driven by simulated agents over channels, with a clock of our own.
+
+mod enrolment;
+mod jobs;
+mod rig;

@@ -1,0 +1,323 @@
+//! What operators see: the API sends these as JSON, the CLI reads them.
+//!
+//! Times are milliseconds since 1970-01-01 UTC.
+
+use crate::{
+    jobs::plan::{LayoutAction, SlotUse},
+    store::{DefaultBoot, JobSpec},
+};
+use metalcast_shared::{
+    event::{Progress, StepView},
+    id::{JobId, Mac, NodeId, Revision},
+    inventory::Inventory,
+    to_controller::LogLevel,
+};
+use serde::{Deserialize, Serialize};
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its identity.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// `new`, `ready` or `identity-changed`; `registering` until its hardware is known.
+    pub state: String,
+    /// What an operator should know of the state.
+    pub reason: Option<String>,
+    /// Whether its agent is connected.
+    pub online: bool,
+    /// What it does at its next start.
+    pub next_boot: DefaultBoot,
+    /// Its addresses.
+    pub macs: Vec<Mac>,
+    /// Layout that its disks get.
+    pub layout: String,
+    /// What it is made of, once it registered.
+    pub inventory: Option<Inventory>,
+    /// What we put on its disks.
+    pub slots: Vec<SlotUse>,
+    /// The job that it is busy with.
+    pub job: Option<JobId>,
+    /// When it first enrolled.
+    pub enrolled_unix_ms: i64,
+    /// When it last sent its inventory.
+    pub registered_unix_ms: Option<i64>,
+    /// When it was last heard of.
+    pub last_seen_unix_ms: i64,
+}
+
+/// Changes to a node; what is left out stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeChange {
+    /// A new name.
+    pub name: Option<String>,
+    /// A layout of the configuration.
+    pub layout: Option<String>,
+}
+
+/// A request to put an image on nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeployRequest {
+    /// `project/name` or `project/name@7`.
+    pub image: String,
+    /// The slot.
+    pub slot: u16,
+    /// Names of nodes.
+    pub nodes: Vec<String>,
+    /// Partition of the image, where it has several.
+    #[serde(default)]
+    pub partition: Option<String>,
+    /// Serial or WWN of the disk, where a node has several.
+    #[serde(default)]
+    pub disk: Option<String>,
+    /// Layout, if not the nodes' own.
+    #[serde(default)]
+    pub layout: Option<String>,
+    /// Host name, if not the node's name; for one node only.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// How the deployed system reports.
+    #[serde(default)]
+    pub report: ReportMode,
+    /// How long nodes may take to netboot.
+    #[serde(default)]
+    pub timeout_seconds: Option<u64>,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// What is there may be lost.
+    #[serde(default)]
+    pub yes: bool,
+}
+
+/// How a deployed system reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReportMode {
+    /// A systemd unit reports at the first start.
+    #[default]
+    Unit,
+    /// It cannot report: the deployment ends as `done (unconfirmed)`.
+    None,
+}
+
+/// A request to start a slot of nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BootRequest {
+    /// Names of nodes.
+    pub nodes: Vec<String>,
+    /// The slot.
+    pub slot: u16,
+    /// How long nodes may take to netboot.
+    #[serde(default)]
+    pub timeout_seconds: Option<u64>,
+}
+
+/// Answer to a [`DeployRequest`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeployAnswer {
+    /// What is, or would be, done.
+    pub plan: PlanView,
+    /// The job; `None` for a dry run.
+    pub job: Option<JobId>,
+}
+
+/// Answer to a [`BootRequest`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BootAnswer {
+    /// The job.
+    pub job: JobId,
+}
+
+/// What a deployment does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlanView {
+    /// The image.
+    pub image: Revision,
+    /// Its partition.
+    pub partition: String,
+    /// Its filesystem.
+    pub filesystem: String,
+    /// The slot.
+    pub slot: u16,
+    /// What happens on each node.
+    pub nodes: Vec<NodePlanView>,
+}
+
+/// What a deployment does to one node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodePlanView {
+    /// The node's name.
+    pub node: String,
+    /// Whether its agent is connected; otherwise the job waits for the node to netboot.
+    pub online: bool,
+    /// The disk, with model, serial and size.
+    pub disk: String,
+    /// The disk's size.
+    pub disk_bytes: u64,
+    /// What is on the disk, as its agent last saw it.
+    pub contents: Vec<String>,
+    /// The layout's name.
+    pub layout: String,
+    /// What becomes of the partition table.
+    pub layout_action: LayoutAction,
+    /// What we know to be in the slot.
+    pub present: Option<Revision>,
+    /// What will be lost that we did not put there.
+    pub lost: Vec<String>,
+    /// Whether that takes `--yes`.
+    pub needs_yes: bool,
+    /// Host name of the deployed system.
+    pub hostname: String,
+    /// Bytes that will be written into the slot.
+    pub write_bytes: u64,
+    /// Bytes that will come over the network.
+    pub wire_bytes: u64,
+}
+
+/// How a job stands as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JobState {
+    /// Some tasks have not ended.
+    Running,
+    /// All ended well.
+    Done,
+    /// Some ended well.
+    Partial,
+    /// None ended well.
+    Failed,
+    /// None ended well, and at least one was stopped by an operator.
+    Cancelled,
+}
+
+/// A job in a list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobSummary {
+    /// Its number.
+    pub id: JobId,
+    /// What it is about.
+    pub spec: JobSpec,
+    /// How it stands.
+    pub state: JobState,
+    /// When it was asked for.
+    pub created_unix_ms: i64,
+    /// By whom.
+    pub created_by: String,
+    /// When its last task ended.
+    pub ended_unix_ms: Option<i64>,
+    /// Names of its nodes.
+    pub nodes: Vec<String>,
+}
+
+/// A job with all its tasks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobView {
+    /// What the list says.
+    #[serde(flatten)]
+    pub summary: JobSummary,
+    /// One per node.
+    pub tasks: Vec<TaskView>,
+}
+
+/// A task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskView {
+    /// The node's name.
+    pub node: String,
+    /// The node.
+    pub node_id: NodeId,
+    /// Its state's name, such as `running` or `done (unconfirmed)`.
+    pub state: String,
+    /// Whether nothing more will happen.
+    pub ended: bool,
+    /// Why it failed or was stopped.
+    pub cause: Option<String>,
+    /// What it waits for, in one sentence, and since when an agent is silent.
+    pub waits_for: Option<String>,
+    /// Since when the agent was not heard of, if that is long.
+    pub silent_since_unix_ms: Option<i64>,
+    /// When the present state ends by itself.
+    pub deadline_unix_ms: Option<i64>,
+    /// When it got into the state.
+    pub since_unix_ms: i64,
+    /// How often it was handed out.
+    pub generation: u32,
+    /// The agent's steps in the last hand-out.
+    pub steps: Vec<StepView>,
+    /// How far the current step is.
+    pub progress: Option<ProgressView>,
+    /// What happened, from power-on to the deployed system.
+    pub timeline: Vec<Moment>,
+}
+
+/// How far a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProgressView {
+    /// What the agent said.
+    #[serde(flatten)]
+    pub progress: Progress,
+    /// Bytes done per second, over the last seconds.
+    pub bytes_per_second: u64,
+}
+
+/// Something that happened at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// When.
+    pub at_unix_ms: i64,
+    /// What, in a word: `dhcp-ack`, `script`, `kernel`, `agent:link`, `enrolled`, `registered`,
+    /// `step-started`, `step-done`, `state`, `reboot-ordered`, `reported` ...
+    pub what: String,
+    /// More about it; may be empty.
+    pub detail: String,
+}
+
+/// An event of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobEvent {
+    /// Position; ask for those after the last one seen.
+    pub seq: i64,
+    /// When it came.
+    pub at_unix_ms: i64,
+    /// The node's name.
+    pub node: String,
+    /// Hand-out number.
+    pub generation: u32,
+    /// What.
+    pub what: crate::store::Noted,
+}
+
+/// A line of a log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogView {
+    /// When it came.
+    pub at_unix_ms: i64,
+    /// The node's name.
+    pub node: String,
+    /// How serious it is.
+    pub level: LogLevel,
+    /// The line.
+    pub line: String,
+}
+
+/// The controller at a glance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Version of the program.
+    pub version: String,
+    /// When it was started.
+    pub started_unix_ms: i64,
+    /// How many nodes are known.
+    pub nodes: usize,
+    /// How many of them wait for an operator.
+    pub nodes_awaiting_approval: usize,
+    /// How many agents are connected.
+    pub nodes_online: usize,
+    /// How many tasks have not ended.
+    pub active_tasks: usize,
+}

@@ -1,0 +1,119 @@
+//! The controller's records in SQLite: the only place that knows SQL.
+//!
+//! All that belongs together is written as one list of [`Change`]s in one transaction; a change that
+//! was acknowledged survives a power cut (WAL, `synchronous = FULL`). There is one writing
+//! connection; readers do not wait for it.
+
+mod read;
+mod record;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub use record::{
+    AuditRecord, BootRecord, BootSeen, DefaultBoot, EnrolmentRecord, EventRecord, JobRecord,
+    JobSpec, LogRecord, NodeRecord, Noted, TaskRecord, Work,
+};
+pub use write::Change;
+
+use sqlx::{
+    SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use std::{path::Path, time::Duration};
+
+/// How long a statement waits for another process that has the database open, such as a backup.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections that read at the same time.
+const READERS: u32 = 4;
+
+/// Events of the boot services that are kept per address.
+pub const MAX_BOOT_EVENTS_PER_MAC: i64 = 500;
+
+/// Events of the boot services that are kept at all: addresses can be made up by anyone.
+pub const MAX_BOOT_EVENTS: i64 = 200_000;
+
+/// Log lines that are kept per node.
+pub const MAX_LOG_LINES_PER_NODE: i64 = 5_000;
+
+/// How long boots and enrolments are kept; tokens end after 15 minutes.
+pub const BOOTS_KEPT_MS: i64 = 24 * 3600 * 1000;
+
+/// What went wrong with the records.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be opened or brought to this version.
+    #[error("database {} cannot be opened; check that its directory exists and is writable and that its disk is not full", path.display())]
+    Open {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What went wrong.
+        source: sqlx::Error,
+    },
+    /// It was made by a newer program, or was tampered with.
+    #[error("database {} cannot be brought to this version; it may belong to a newer one", path.display())]
+    Migrate {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What went wrong.
+        source: sqlx::migrate::MigrateError,
+    },
+    /// A statement failed.
+    #[error("the database refused a statement")]
+    Statement(#[from] sqlx::Error),
+    /// A row that is not what we wrote.
+    #[error("the database holds a {what} that cannot be read: {text:?}")]
+    Corrupt {
+        /// Of what kind.
+        what: &'static str,
+        /// What is there, shortened.
+        text: String,
+    },
+}
+
+/// The records.
+#[derive(Clone, Debug)]
+pub struct Store {
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl Store {
+    /// Opens the file, makes it if it is not there, and brings it to this version.
+    ///
+    /// # Errors
+    /// Names the file.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed = |source| StoreError::Open { path: path.to_owned(), source };
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT);
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options.clone())
+            .await
+            .map_err(failed)?;
+        sqlx::migrate!()
+            .run(&writer)
+            .await
+            .map_err(|source| StoreError::Migrate { path: path.to_owned(), source })?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .connect_with(options.read_only(true))
+            .await
+            .map_err(failed)?;
+        Ok(Self { writer, readers })
+    }
+
+    /// Closes the file; what was acknowledged is in it whether or not this is called.
+    pub async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
+    }
+}

@@ -1,0 +1,260 @@
+//! What the store keeps, as the rest of the controller sees it.
+
+use crate::jobs::{
+    node::NodeState,
+    task::{Finish, Life},
+};
+use metalcast_shared::{
+    disk::DiskSelector,
+    event::TaskEvent,
+    hash::Hash,
+    id::{BootId, JobId, Mac, NodeId, Revision},
+    inventory::{Fingerprint, Inventory},
+    layout::Layout,
+    to_agent::Overwrite,
+    to_controller::LogLevel,
+};
+use serde::{Deserialize, Serialize};
+
+/// What a node does at its next start unless a task says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DefaultBoot {
+    /// It netboots into the agent.
+    RamImage,
+    /// It starts from its disk.
+    LocalDisk,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRecord {
+    /// Its identity.
+    pub id: NodeId,
+    /// Its name, which is unique.
+    pub name: String,
+    /// How it stands with us.
+    pub state: NodeState,
+    /// By what it is known again.
+    pub fingerprint: Fingerprint,
+    /// What a machine showed that claims to be this node, until an operator has looked.
+    pub candidate: Option<Fingerprint>,
+    /// What it is made of, once it registered.
+    pub inventory: Option<Inventory>,
+    /// Layout that was chosen for it.
+    pub layout: Option<String>,
+    /// What it does at its next start unless a task says otherwise.
+    pub default_boot: DefaultBoot,
+    /// The address it last netbooted with.
+    pub boot_mac: Mac,
+    /// When it first enrolled, milliseconds since 1970-01-01 UTC as all times here.
+    pub enrolled: i64,
+    /// When it last sent its inventory.
+    pub registered: Option<i64>,
+    /// When it was last heard of; written with other changes only.
+    pub last_seen: i64,
+}
+
+/// A boot script that led into the RAM image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootRecord {
+    /// The netboot.
+    pub boot: BootId,
+    /// Who asked.
+    pub mac: Mac,
+    /// Which node was expected to do so.
+    pub node: Option<NodeId>,
+    /// When.
+    pub at: i64,
+}
+
+/// A used enrolment token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnrolmentRecord {
+    /// The netboot it was made for.
+    pub boot: BootId,
+    /// Hash of the public key that came with it.
+    pub key: Hash,
+    /// Who was recognised.
+    pub node: NodeId,
+    /// When.
+    pub at: i64,
+}
+
+/// What a job is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum JobSpec {
+    /// Put an image into a slot of nodes.
+    Deploy {
+        /// The image.
+        image: Revision,
+        /// Its partition.
+        partition: String,
+        /// The slot.
+        slot: u16,
+        /// When a task is done.
+        finish: Finish,
+    },
+    /// Start a slot of nodes.
+    Boot {
+        /// The slot.
+        slot: u16,
+    },
+}
+
+/// A job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobRecord {
+    /// Its number.
+    pub id: JobId,
+    /// What it is about.
+    pub spec: JobSpec,
+    /// When it was asked for.
+    pub created: i64,
+    /// By whom.
+    pub created_by: String,
+    /// How long its nodes may take to netboot, in milliseconds.
+    pub netboot_limit_ms: i64,
+}
+
+/// What a task has to do; what can be had again when it is handed out (the manifest, the report's
+/// token) is not kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Work {
+    /// Put one partition of an image into a slot.
+    Deploy {
+        /// The image.
+        image: Revision,
+        /// Its partition.
+        partition: String,
+        /// The disk.
+        disk: DiskSelector,
+        /// The scheme that it must have or get.
+        layout: Layout,
+        /// The slot.
+        slot: u16,
+        /// What may be lost.
+        overwrite: Overwrite,
+        /// The host name of the deployed system.
+        hostname: String,
+        /// Bytes that the slot gets.
+        write_bytes: u64,
+        /// Bytes that come over the network for it.
+        wire_bytes: u64,
+        /// When the task is done.
+        finish: Finish,
+    },
+    /// Make a slot the one that starts.
+    SelectSlot {
+        /// The disk.
+        disk: DiskSelector,
+        /// The scheme that it must have.
+        layout: Layout,
+        /// The slot.
+        slot: u16,
+    },
+}
+
+impl Work {
+    /// When the task is done.
+    pub fn finish(&self) -> Finish {
+        match self {
+            Self::Deploy { finish, .. } => *finish,
+            Self::SelectSlot { .. } => Finish::LocalBoot,
+        }
+    }
+}
+
+/// A task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskRecord {
+    /// Whose share.
+    pub job: JobId,
+    /// Of which node.
+    pub node: NodeId,
+    /// The node's name when the job was made: the node may be gone.
+    pub node_name: String,
+    /// What it has to do.
+    pub work: Work,
+    /// Where it stands.
+    pub life: Life,
+    /// Since when.
+    pub changed: i64,
+}
+
+/// Something that is kept of a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Noted {
+    /// The agent said so.
+    Agent(TaskEvent),
+    /// The task got into this state.
+    State {
+        /// Its name.
+        name: String,
+        /// The cause or reason, where there is one.
+        why: Option<String>,
+    },
+    /// An operator should know.
+    Note(String),
+}
+
+/// An event of a task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventRecord {
+    /// Position among all events; the store sets it.
+    pub seq: i64,
+    /// The job.
+    pub job: JobId,
+    /// The node.
+    pub node: NodeId,
+    /// Hand-out number.
+    pub generation: u32,
+    /// The agent's count, for what an agent said.
+    pub number: Option<u32>,
+    /// When it came.
+    pub at: i64,
+    /// What.
+    pub what: Noted,
+}
+
+/// A line of an agent's log, or of ours about a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogRecord {
+    /// The node.
+    pub node: NodeId,
+    /// The job it was busy with.
+    pub job: Option<JobId>,
+    /// When it came.
+    pub at: i64,
+    /// How serious it is.
+    pub level: LogLevel,
+    /// The line.
+    pub line: String,
+}
+
+/// Something on the way from power-on to the agent, or to the deployed system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootSeen {
+    /// The machine's address.
+    pub mac: Mac,
+    /// When.
+    pub at: i64,
+    /// What, in a word or two.
+    pub what: String,
+    /// More about it; may be empty.
+    pub detail: String,
+}
+
+/// Who did what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRecord {
+    /// When.
+    pub at: i64,
+    /// Who.
+    pub who: String,
+    /// What.
+    pub what: String,
+}

@@ -1,0 +1,261 @@
+use super::*;
+use crate::jobs::{
+    node::NodeState,
+    plan::{SlotStage, SlotUse},
+    task::{Finish, Life, TaskState},
+};
+use metalcast_shared::{
+    disk::DiskSelector,
+    event::{Step, TaskEvent},
+    hash::Hash,
+    id::{BootId, JobId, Mac, NodeId},
+    inventory::{Fingerprint, Inventory},
+    layout::Layout,
+    to_agent::Overwrite,
+    to_controller::LogLevel,
+};
+use uuid::Uuid;
+
+fn mac(last: u8) -> Mac {
+    Mac([2, 0, 0, 0, 0, last])
+}
+
+fn node(name: &str, macs: &[u8]) -> NodeRecord {
+    let macs: Vec<Mac> = macs.iter().map(|last| mac(*last)).collect();
+    NodeRecord {
+        id: NodeId(Uuid::now_v7()),
+        name: name.into(),
+        state: NodeState::IdentityChanged { reason: "serial \"X\" ' ; --".into() },
+        fingerprint: Fingerprint { macs: macs.clone(), ..Fingerprint::default() },
+        candidate: Some(Fingerprint::default()),
+        inventory: Some(Inventory { memory_bytes: u64::MAX, ..Inventory::default() }),
+        layout: None,
+        default_boot: DefaultBoot::LocalDisk,
+        boot_mac: macs[0],
+        enrolled: 1,
+        registered: Some(2),
+        last_seen: 3,
+    }
+}
+
+fn layout() -> Layout {
+    Layout { name: "lab".into(), boot_mib: 1, swap_mib: 1, reserve_mib: 0, slots: 1, slot_mib: 9 }
+}
+
+fn job(number: i64) -> JobRecord {
+    let image = "lab/debian@1".parse().unwrap();
+    let finish = Finish::Report;
+    JobRecord {
+        id: JobId(number),
+        spec: JobSpec::Deploy { image, partition: "sda1".into(), slot: 5, finish },
+        created: 10,
+        created_by: "uid 0".into(),
+        netboot_limit_ms: 1000,
+    }
+}
+
+fn task(number: i64, node: &NodeRecord) -> TaskRecord {
+    let work = Work::Deploy {
+        image: "lab/debian@1".parse().unwrap(),
+        partition: "sda1".into(),
+        disk: DiskSelector { serial: Some("A".into()), wwn: None, bytes: u64::MAX },
+        layout: layout(),
+        slot: 5,
+        overwrite: Overwrite::BlankOnly,
+        hostname: "node1".into(),
+        write_bytes: 1,
+        wire_bytes: 2,
+        finish: Finish::Report,
+    };
+    let (job, node_name) = (JobId(number), node.name.clone());
+    TaskRecord { job, node: node.id, node_name, work, life: Life::new(10), changed: 10 }
+}
+
+fn event(task: &TaskRecord, number: Option<u32>) -> EventRecord {
+    EventRecord {
+        seq: 0,
+        job: task.job,
+        node: task.node,
+        generation: 1,
+        number,
+        at: 11,
+        what: Noted::Agent(TaskEvent::StepDone { step: Step::Clear, millis: 7 }),
+    }
+}
+
+async fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("metalcast.db")).await.unwrap();
+    (dir, store)
+}
+
+#[tokio::test]
+async fn what_is_written_is_read_back() {
+    let (_dir, store) = store().await;
+    let node = node("node1", &[1, 2]);
+    let (job, mut task) = (job(1), task(1, &node));
+    let used = SlotUse {
+        disk: "serial A".into(),
+        slot: 5,
+        layout: layout(),
+        image: "lab/debian@1".parse().unwrap(),
+        stage: SlotStage::Writing,
+        at_unix_ms: 5,
+    };
+    let boot = BootRecord { boot: BootId(Uuid::now_v7()), mac: mac(1), node: Some(node.id), at: 4 };
+    let enrolment =
+        EnrolmentRecord { boot: boot.boot, key: Hash([0xa5; 32]), node: node.id, at: 4 };
+    let changes = [
+        Change::Node(Box::new(node.clone())),
+        Change::Boot(boot.clone()),
+        Change::Enrolment(enrolment.clone()),
+        Change::Job(job.clone()),
+        Change::Task(Box::new(task.clone())),
+        Change::Event(event(&task, Some(1))),
+        Change::Slot { node: node.id, used: used.clone() },
+        Change::Audit(AuditRecord { at: 1, who: "uid 0".into(), what: "deploy".into() }),
+    ];
+    store.apply(&changes).await.unwrap();
+    assert_eq!(store.nodes().await.unwrap(), [node.clone()]);
+    assert_eq!(store.boot(boot.boot).await.unwrap(), Some(boot.clone()));
+    assert_eq!(store.enrolment(boot.boot).await.unwrap(), Some(enrolment));
+    assert_eq!(store.job(JobId(1)).await.unwrap(), Some(job.clone()));
+    assert_eq!(store.jobs(9).await.unwrap(), [job]);
+    assert_eq!(store.active_tasks().await.unwrap(), [task.clone()]);
+    assert_eq!(store.slots(node.id).await.unwrap(), [used]);
+    assert_eq!(store.audit(9).await.unwrap().len(), 1);
+    assert_eq!(store.last_number(JobId(1), node.id, 1).await.unwrap(), 1);
+
+    task.life.state = TaskState::Failed { cause: "late".into() };
+    store.apply(&[Change::Task(Box::new(task.clone()))]).await.unwrap();
+    assert_eq!(store.active_tasks().await.unwrap(), []);
+    assert_eq!(store.task(JobId(1), node.id).await.unwrap(), Some(task));
+
+    // History outlives the node, what describes its disks does not.
+    store.apply(&[Change::ForgetNode(node.id)]).await.unwrap();
+    assert_eq!(store.nodes().await.unwrap(), []);
+    assert_eq!(store.slots(node.id).await.unwrap(), []);
+    assert_eq!(store.tasks(JobId(1)).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_list_of_changes_is_written_whole_or_not_at_all() {
+    let (_dir, store) = store().await;
+    let (first, second) = (node("node1", &[1]), node("node1", &[2]));
+    let changes = [Change::Node(Box::new(first)), Change::Node(Box::new(second))];
+    assert!(store.apply(&changes).await.is_err(), "two nodes of one name");
+    assert_eq!(store.nodes().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_node_has_one_unfinished_task() {
+    let (_dir, store) = store().await;
+    let node = node("node1", &[1]);
+    store.apply(&[Change::Node(Box::new(node.clone())), Change::Job(job(1))]).await.unwrap();
+    store.apply(&[Change::Task(Box::new(task(1, &node)))]).await.unwrap();
+    let second = [Change::Job(job(2)), Change::Task(Box::new(task(2, &node)))];
+    assert!(store.apply(&second).await.is_err());
+    assert_eq!(store.last_job().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn an_event_is_kept_once_and_in_order() {
+    let (_dir, store) = store().await;
+    let node = node("node1", &[1]);
+    let task = task(1, &node);
+    let add = async |number| {
+        store.apply(&[Change::Event(event(&task, number))]).await.unwrap();
+    };
+    for number in [Some(1), Some(2), Some(2), None, None, Some(1)] {
+        add(number).await;
+    }
+    let events = store.events(JobId(1), 0, 100).await.unwrap();
+    let numbers: Vec<Option<u32>> = events.iter().map(|event| event.number).collect();
+    assert_eq!(numbers, [Some(1), Some(2), None, None]);
+    assert!(events.is_sorted_by(|a, b| a.seq < b.seq));
+    assert_eq!(store.events(JobId(1), events[1].seq, 1).await.unwrap(), events[2..3]);
+}
+
+/// A copy of the files as they lie on the disk is what a killed controller leaves behind.
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_kill() {
+    let (dir, store) = store().await;
+    let node = node("node1", &[1]);
+    store.apply(&[Change::Node(Box::new(node.clone()))]).await.unwrap();
+    let crashed = tempfile::tempdir().unwrap();
+    for name in ["metalcast.db", "metalcast.db-wal"] {
+        std::fs::copy(dir.path().join(name), crashed.path().join(name)).unwrap();
+    }
+    let again = Store::open(&crashed.path().join("metalcast.db")).await.unwrap();
+    assert_eq!(again.nodes().await.unwrap(), [node.clone()]);
+    store.close().await;
+    let reopened = Store::open(&dir.path().join("metalcast.db")).await.unwrap();
+    assert_eq!(reopened.nodes().await.unwrap(), [node]);
+}
+
+#[tokio::test]
+async fn an_address_belongs_to_the_node_that_had_it_last() {
+    let (_dir, store) = store().await;
+    let (first, second) = (node("node1", &[1, 2]), node("node2", &[2, 3]));
+    for node in [&first, &second] {
+        store.apply(&[Change::Node(Box::new(node.clone()))]).await.unwrap();
+    }
+    let rows =
+        sqlx::query_as::<_, (String, String)>("SELECT mac, node FROM node_macs ORDER BY mac")
+            .fetch_all(&store.readers)
+            .await
+            .unwrap();
+    let owners: Vec<&str> = rows.iter().map(|(_, node)| node.as_str()).collect();
+    let (first, second) = (first.id.to_string(), second.id.to_string());
+    assert_eq!(owners, [&first, &second, &second]);
+}
+
+#[tokio::test]
+async fn logs_and_boot_events_are_bounded() {
+    let (_dir, store) = store().await;
+    let node = node("node1", &[1]);
+    let line = |number: i64| LogRecord {
+        node: node.id,
+        job: Some(JobId(1)),
+        at: number,
+        level: LogLevel::Info,
+        line: number.to_string(),
+    };
+    let lines: Vec<LogRecord> = (0..MAX_LOG_LINES_PER_NODE + 50).map(line).collect();
+    store.append_logs(&lines).await.unwrap();
+    let kept = store.node_logs(node.id, 100_000).await.unwrap();
+    assert_eq!(kept, lines[50..]);
+    assert_eq!(store.job_logs(JobId(1), 3).await.unwrap(), lines[lines.len() - 3..]);
+
+    let seen = |at: i64| BootSeen { mac: mac(1), at, what: "dhcp".into(), detail: String::new() };
+    let events: Vec<BootSeen> = (0..MAX_BOOT_EVENTS_PER_MAC + 5).map(seen).collect();
+    store.append_boot_events(&events).await.unwrap();
+    assert_eq!(store.boot_events(mac(1), 0).await.unwrap(), events[5..]);
+    assert_eq!(store.boot_events(mac(2), 0).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn old_netboots_are_forgotten() {
+    let (_dir, store) = store().await;
+    let boot = |at| BootRecord { boot: BootId(Uuid::now_v7()), mac: mac(1), node: None, at };
+    let (old, new) = (boot(0), boot(BOOTS_KEPT_MS));
+    store.apply(&[Change::Boot(old.clone()), Change::Boot(new.clone())]).await.unwrap();
+    store.forget_old_boots(BOOTS_KEPT_MS + 1).await.unwrap();
+    assert_eq!(store.boot(old.boot).await.unwrap(), None);
+    assert_eq!(store.boot(new.boot).await.unwrap(), Some(new));
+}
+
+#[tokio::test]
+async fn a_broken_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("metalcast.db");
+    std::fs::write(&path, vec![7; 5000]).unwrap();
+    let error = Store::open(&path).await.unwrap_err().to_string();
+    assert!(error.contains("metalcast.db"), "{error}");
+    let (_dir, store) = store().await;
+    sqlx::query("UPDATE nodes SET state = 'x'").execute(&store.writer).await.unwrap();
+    store.apply(&[Change::Node(Box::new(node("node1", &[1])))]).await.unwrap();
+    sqlx::query("UPDATE nodes SET state = 'x'").execute(&store.writer).await.unwrap();
+    let error = store.nodes().await.unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { what: "node state", .. }), "{error}");
+}

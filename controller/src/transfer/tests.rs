@@ -1,0 +1,480 @@
+//! Agents of quinn's own client against the server, over loopback.
+
+use super::*;
+use crate::pki::{NodeRequest, Pki};
+use metalcast_shared::{
+    codec::{self, LENGTH_BYTES, MAX_MESSAGE_BYTES},
+    id::{BootId, Mac},
+    manifest::{Chunk, Page, Run},
+    to_agent::{ChunkHeader, EnrolReply, PageReply, Standing},
+    to_controller::{Enrol, MAX_CHUNKS_PER_REQUEST, Open},
+    version::{ALPN, PROTOCOL, SERVER_NAME},
+};
+use quinn::{Connection, ConnectionError, RecvStream, SendStream};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    collections::HashMap,
+    net::Ipv4Addr,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use uuid::Uuid;
+
+const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const FRAME_BYTES: u32 = 300_000;
+const CHUNKS: u32 = 100;
+
+/// Binds each boot to the first key that comes, as the service does, and notes what it is told.
+#[derive(Clone, Default)]
+struct FakeFleet(Arc<FakeState>);
+
+#[derive(Default)]
+struct FakeState {
+    keys: Mutex<HashMap<BootId, Hash>>,
+    senders: Mutex<Vec<mpsc::Sender<ToAgent>>>,
+    sessions: AtomicU64,
+    notes: Mutex<Vec<String>>,
+}
+
+impl FakeFleet {
+    fn note(&self, text: String) {
+        self.0.notes.lock().unwrap().push(text);
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.0.notes.lock().unwrap().clone()
+    }
+
+    async fn wait_for(&self, what: &str) {
+        for _ in 0..500 {
+            if self.notes().iter().any(|note| note.contains(what)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{what:?} did not happen: {:?}", self.notes());
+    }
+}
+
+fn node() -> NodeId {
+    NodeId(Uuid::from_u128(0xabc))
+}
+
+fn revision() -> Revision {
+    "lab/debian@1".parse().unwrap()
+}
+
+impl Fleet for FakeFleet {
+    async fn enrol(
+        &self,
+        token: EnrolmentToken,
+        key: Hash,
+        _: Fingerprint,
+    ) -> Result<NodeId, EnrolRefusal> {
+        match *self.0.keys.lock().unwrap().entry(token.boot).or_insert(key) {
+            bound if bound == key => Ok(node()),
+            _ => Err(EnrolRefusal::TokenUsed),
+        }
+    }
+
+    async fn session_opened(
+        &self,
+        node: NodeId,
+        hello: Hello,
+        to_agent: mpsc::Sender<ToAgent>,
+    ) -> anyhow::Result<SessionId> {
+        self.note(format!("opened {node} {}", hello.agent));
+        let welcome = ToAgent::Welcome { name: "node1".into(), standing: Standing::Approved };
+        to_agent.send(welcome).await?;
+        let mut senders = self.0.senders.lock().unwrap();
+        senders.clear();
+        senders.push(to_agent);
+        Ok(SessionId(self.0.sessions.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    async fn received(
+        &self,
+        _: NodeId,
+        session: SessionId,
+        message: ToController,
+    ) -> anyhow::Result<()> {
+        self.note(format!("{} says {message:?}", session.0));
+        Ok(())
+    }
+
+    async fn session_closed(&self, _: NodeId, session: SessionId, reason: String) {
+        self.note(format!("closed {}: {reason}", session.0));
+    }
+
+    fn may_read(&self, node: NodeId, revision: &Revision) -> bool {
+        node == self::node() && *revision == self::revision()
+    }
+}
+
+/// One partition `sda1` with a page of incompressible frames; chunk 13 is damaged.
+struct FakeLibrary;
+
+fn frame(index: u32) -> Vec<u8> {
+    let mut bytes = vec![0; FRAME_BYTES as usize];
+    blake3::Hasher::new().update(&index.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+fn encoded_page() -> Vec<u8> {
+    let chunk = |index| Chunk {
+        index,
+        runs: vec![Run { start: 0, count: 1 }],
+        offset: u64::from(index) * u64::from(FRAME_BYTES),
+        frame_bytes: FRAME_BYTES,
+        frame_hash: Hash::of(&frame(index)),
+        data_hash: Hash::of(b""),
+        zero: false,
+    };
+    Page { chunks: (0..CHUNKS).map(chunk).collect() }.encode()
+}
+
+impl Library for FakeLibrary {
+    fn page(&self, _: &Revision, partition: &str, page: u32) -> anyhow::Result<Vec<u8>> {
+        anyhow::ensure!((partition, page) == ("sda1", 0), "no such page");
+        Ok(encoded_page())
+    }
+
+    fn frame(&self, _: &Revision, _: &str, chunk: &Chunk) -> anyhow::Result<Vec<u8>> {
+        anyhow::ensure!(chunk.index != 13, "the frame is damaged");
+        Ok(frame(chunk.index))
+    }
+}
+
+struct Rig {
+    _temp: tempfile::TempDir,
+    pki: Arc<Pki>,
+    fleet: FakeFleet,
+    address: SocketAddr,
+    shutdown: CancellationToken,
+    server: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+impl Rig {
+    fn new() -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let pki = Arc::new(Pki::open_or_create(&temp.path().join("pki"), now()).unwrap());
+        let fleet = FakeFleet::default();
+        let shutdown = CancellationToken::new();
+        let endpoint = endpoint(&pki, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = endpoint.local_addr().unwrap();
+        let server =
+            run(endpoint, fleet.clone(), Arc::new(FakeLibrary), pki.clone(), shutdown.clone());
+        let server = tokio::spawn(server);
+        Self { _temp: temp, pki, fleet, address, shutdown, server }
+    }
+
+    fn token(&self, expires_unix: i64) -> String {
+        self.pki.seal(&EnrolmentToken { boot: BootId(Uuid::from_u128(1)), mac: MAC, expires_unix })
+    }
+
+    /// Connects with a certificate for `key`, or without one.
+    async fn connect(
+        &self,
+        identity: Option<(Vec<u8>, &rcgen::KeyPair)>,
+    ) -> Result<Connection, ConnectionError> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pki.ca_pem().as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut tls = match identity {
+            None => tls.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+                tls.with_client_auth_cert(vec![certificate.into()], key).unwrap()
+            }
+        };
+        tls.alpn_protocols = vec![ALPN.to_vec()];
+        let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+        let mut endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
+        endpoint.connect(self.address, SERVER_NAME).unwrap().await
+    }
+
+    async fn enrol(&self, token: String, key: &rcgen::KeyPair) -> EnrolReply {
+        let request = rcgen::CertificateParams::default().serialize_request(key).unwrap();
+        let fingerprint = Fingerprint { macs: vec![MAC], ..Fingerprint::default() };
+        let request = Enrol { token, request: request.der().to_vec(), fingerprint };
+        let connection = self.connect(None).await.unwrap();
+        let (_send, mut receive) = open(&connection, &Open::Enrol(request)).await;
+        let reply = read(&mut receive).await;
+        connection.close(0u32.into(), b"");
+        reply
+    }
+
+    /// A connection of a node, past any doubt about its certificate.
+    async fn agent(&self, node: NodeId) -> Connection {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = self.certificate(&self.pki, &key, node, now());
+        self.connect(Some((certificate, &key))).await.unwrap()
+    }
+
+    fn certificate(&self, pki: &Pki, key: &rcgen::KeyPair, node: NodeId, at: i64) -> Vec<u8> {
+        let request = rcgen::CertificateParams::default().serialize_request(key).unwrap();
+        pki.issue_node(&NodeRequest::read(request.der()).unwrap(), node, at).unwrap()
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.server.await.unwrap().unwrap();
+    }
+}
+
+async fn open(connection: &Connection, open: &Open) -> (SendStream, RecvStream) {
+    let (mut send, receive) = connection.open_bi().await.unwrap();
+    say(&mut send, open).await;
+    (send, receive)
+}
+
+async fn say<T: Serialize>(send: &mut SendStream, message: &T) {
+    send.write_all(&codec::encode_framed(message)).await.unwrap();
+}
+
+async fn read<T: DeserializeOwned>(receive: &mut RecvStream) -> T {
+    let mut length = [0; LENGTH_BYTES];
+    receive.read_exact(&mut length).await.unwrap();
+    let mut body = vec![0; codec::decode_length(length, 8 << 20).unwrap()];
+    receive.read_exact(&mut body).await.unwrap();
+    codec::decode(&body, 8 << 20).unwrap()
+}
+
+async fn close_code(connection: &Connection) -> (u64, String) {
+    let closed = tokio::time::timeout(Duration::from_secs(10), connection.closed()).await;
+    match closed.expect("the server closes the connection") {
+        ConnectionError::ApplicationClosed(close) => {
+            (close.error_code.into_inner(), String::from_utf8_lossy(&close.reason).into_owned())
+        }
+        other => panic!("{other}"),
+    }
+}
+
+fn hello() -> Hello {
+    Hello {
+        protocol: PROTOCOL,
+        agent: "test".into(),
+        boot: BootId(Uuid::from_u128(1)),
+        task: None,
+        phases: Vec::new(),
+    }
+}
+
+fn chunks(positions: Vec<u16>) -> Open {
+    Open::Chunks { revision: revision(), partition: "sda1".into(), page: 0, positions }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn enrolment_gives_a_certificate_that_opens_a_session() {
+    let rig = Rig::new();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let token = rig.token(now() + 60);
+    let EnrolReply::Granted { node, certificate, manifest_key } =
+        rig.enrol(token.clone(), &key).await
+    else {
+        panic!("refused")
+    };
+    assert_eq!((node, manifest_key), (self::node(), rig.pki.manifest_public_key()));
+    assert!(matches!(rig.enrol(token.clone(), &key).await, EnrolReply::Granted { .. }));
+    let other = rcgen::KeyPair::generate().unwrap();
+    let EnrolReply::Refused { reason } = rig.enrol(token, &other).await else { panic!("granted") };
+    assert!(reason.contains("another key"), "{reason}");
+
+    let agent = rig.connect(Some((certificate, &key))).await.unwrap();
+    let (mut send, mut receive) = open(&agent, &Open::Session(hello())).await;
+    assert!(matches!(read(&mut receive).await, ToAgent::Welcome { name, .. } if name == "node1"));
+    say(&mut send, &ToController::Heartbeat { uptime_seconds: 5, resident_bytes: 9 }).await;
+    rig.fleet.wait_for("0 says Heartbeat { uptime_seconds: 5").await;
+    let reboot = ToAgent::Reboot { reason: "test".into() };
+    let sender = rig.fleet.0.senders.lock().unwrap()[0].clone();
+    sender.send(reboot.clone()).await.unwrap();
+    assert_eq!(read::<ToAgent>(&mut receive).await, reboot);
+    // A stream dropped here would be ended first, and that be the reason.
+    drop(sender);
+    agent.close(0u32.into(), b"rebooting");
+    rig.fleet.wait_for("closed 0: closed by peer: rebooting").await;
+    drop(send);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_ended_or_are_not_ours_are_refused() {
+    let rig = Rig::new();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let check = async |token: String, expected: &str| match rig.enrol(token, &key).await {
+        EnrolReply::Refused { reason } => assert!(reason.contains(expected), "{reason}"),
+        EnrolReply::Granted { .. } => panic!("granted, but expected: {expected}"),
+    };
+    check(rig.token(now() - 2), "netboot again").await;
+    check("00".into(), "not a sealed token").await;
+    let other = Pki::open_or_create(&rig._temp.path().join("other"), now()).unwrap();
+    let boot = BootId(Uuid::from_u128(1));
+    let foreign = EnrolmentToken { boot, mac: MAC, expires_unix: now() + 60 };
+    check(other.seal(&foreign), "not made here").await;
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_certificate_there_is_only_enrolment() {
+    let rig = Rig::new();
+    let page = Open::Page { revision: revision(), partition: "sda1".into(), page: 0 };
+    for request in [Open::Session(hello()), page, chunks(vec![0])] {
+        let stranger = rig.connect(None).await.unwrap();
+        let (_send, mut receive) = open(&stranger, &request).await;
+        assert_eq!(close_code(&stranger).await.0, 3, "{request:?}");
+        assert!(receive.read_exact(&mut [0]).await.is_err(), "{request:?} was answered");
+    }
+    assert!(rig.fleet.notes().is_empty());
+    rig.stop().await;
+}
+
+/// The server learns of a bad certificate after the client believes to be connected (TLS 1.3), so
+/// the refusal may come with the first use.
+async fn is_refused(connection: Result<Connection, ConnectionError>) {
+    let error = match connection {
+        Err(error) => error,
+        Ok(connection) => {
+            tokio::time::timeout(Duration::from_secs(10), connection.closed()).await.unwrap()
+        }
+    };
+    let ConnectionError::ConnectionClosed(close) = &error else { panic!("{error}") };
+    assert!(close.to_string().contains("certificate") || close.to_string().contains("crypto"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expired_and_foreign_certificates_are_refused() {
+    let rig = Rig::new();
+    let key = rcgen::KeyPair::generate().unwrap();
+    for at in [now() - 2 * 86_400, now() + 3600] {
+        let expired = rig.certificate(&rig.pki, &key, node(), at);
+        is_refused(rig.connect(Some((expired, &key))).await).await;
+    }
+    let other = Pki::open_or_create(&rig._temp.path().join("other"), now()).unwrap();
+    let foreign = rig.certificate(&other, &key, node(), now());
+    is_refused(rig.connect(Some((foreign, &key))).await).await;
+    let valid = rig.certificate(&rig.pki, &key, node(), now());
+    let agent = rig.connect(Some((valid, &key))).await.unwrap();
+    open(&agent, &Open::Session(hello())).await.1.read_exact(&mut [0]).await.unwrap();
+    rig.stop().await;
+}
+
+async fn fetch(agent: &Connection, positions: Vec<u16>) -> Vec<ChunkHeader> {
+    let (_send, mut receive) = open(agent, &chunks(positions.clone())).await;
+    let mut headers = Vec::new();
+    for _ in positions {
+        let header: ChunkHeader = read(&mut receive).await;
+        if let ChunkHeader::Frame { index, bytes, hash } = header {
+            let mut frame = vec![0; bytes as usize];
+            receive.read_exact(&mut frame).await.unwrap();
+            assert_eq!(Hash::of(&frame), hash, "chunk {index}");
+        }
+        headers.push(header);
+    }
+    assert_eq!(receive.read(&mut [0]).await.unwrap(), None, "more than was asked for");
+    headers
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_come_in_order_and_what_is_missing_is_said() {
+    let rig = Rig::new();
+    let agent = rig.agent(node()).await;
+    let page = Open::Page { revision: revision(), partition: "sda1".into(), page: 0 };
+    let (_send, mut receive) = open(&agent, &page).await;
+    assert_eq!(read::<PageReply>(&mut receive).await, PageReply::Page(encoded_page()));
+
+    let headers = fetch(&agent, vec![7, 13, 2, 999]).await;
+    assert!(matches!(headers[0], ChunkHeader::Frame { index: 7, bytes: FRAME_BYTES, .. }));
+    assert!(
+        matches!(&headers[1], ChunkHeader::Unavailable { index: 13, reason } if reason.contains("damaged"))
+    );
+    assert!(matches!(headers[2], ChunkHeader::Frame { index: 2, .. }));
+    assert!(
+        matches!(&headers[3], ChunkHeader::Unavailable { reason, .. } if reason.contains("999"))
+    );
+
+    let stranger = rig.agent(NodeId(Uuid::from_u128(9))).await;
+    for header in fetch(&stranger, vec![0, 1]).await {
+        assert!(
+            matches!(&header, ChunkHeader::Unavailable { reason, .. } if reason.contains("no task"))
+        );
+    }
+    let (_send, mut receive) = open(&stranger, &page).await;
+    assert!(matches!(read(&mut receive).await, PageReply::Unavailable { .. }));
+
+    let (_send, _receive) = open(&agent, &chunks(vec![0; MAX_CHUNKS_PER_REQUEST + 1])).await;
+    assert_eq!(close_code(&agent).await.0, 2);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_does_not_read_holds_up_nobody() {
+    let rig = Rig::new();
+    let stuck = rig.agent(node()).await;
+    let mut unread = Vec::new();
+    for _ in 0..8 {
+        unread.push(open(&stuck, &chunks((20..84).collect())).await);
+    }
+    let agent = rig.agent(node()).await;
+    let all = fetch(&agent, (20..84).collect());
+    let headers = tokio::time::timeout(Duration::from_secs(20), all).await.unwrap();
+    assert!(headers.iter().all(|header| matches!(header, ChunkHeader::Frame { .. })));
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_end_with_a_reason_and_are_reported_once() {
+    let rig = Rig::new();
+    let ousted = rig.agent(node()).await;
+    let _first = open(&ousted, &Open::Session(hello())).await;
+    rig.fleet.wait_for("opened").await;
+    rig.fleet.0.senders.lock().unwrap().clear();
+    assert_eq!(close_code(&ousted).await.0, 4);
+    rig.fleet.wait_for("closed 0: the controller ended the session").await;
+
+    let old = rig.agent(node()).await;
+    let outdated = Hello { protocol: PROTOCOL + 1, ..hello() };
+    let _outdated = open(&old, &Open::Session(outdated)).await;
+    let (code, reason) = close_code(&old).await;
+    assert!(code == 2 && reason.contains("netboot the node again"), "{code} {reason}");
+
+    let greedy = rig.agent(node()).await;
+    let _one = open(&greedy, &Open::Session(hello())).await;
+    rig.fleet.wait_for("opened").await;
+    let _two = open(&greedy, &Open::Session(hello())).await;
+    assert_eq!(close_code(&greedy).await.0, 2);
+    rig.fleet.wait_for("closed 1").await;
+
+    let babbling = rig.agent(node()).await;
+    let (mut send, _receive) = babbling.open_bi().await.unwrap();
+    let long = u32::try_from(MAX_MESSAGE_BYTES + 1).unwrap();
+    send.write_all(&long.to_be_bytes()).await.unwrap();
+    assert_eq!(close_code(&babbling).await.0, 2);
+
+    let last = rig.agent(node()).await;
+    let _last = open(&last, &Open::Session(hello())).await;
+    for _ in 0..500 {
+        if rig.fleet.notes().iter().filter(|note| note.starts_with("opened")).count() == 3 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let fleet = rig.fleet.clone();
+    let stopped = tokio::spawn(rig.stop());
+    assert_eq!(close_code(&last).await, (1, "the controller is stopping".to_owned()));
+    stopped.await.unwrap();
+    let closed =
+        |id| fleet.notes().iter().filter(|n| n.starts_with(&format!("closed {id}"))).count();
+    assert_eq!([closed(0), closed(1), closed(2)], [1, 1, 1], "{:?}", fleet.notes());
+}

@@ -1,0 +1,223 @@
+//! The command line and the API as operators meet them: the real binary, its real socket, exit
+//! codes. Nodes are written into the database before the controller starts; no machine is needed.
+
+#[cfg(test)]
+mod rig;
+
+use rig::{Controller, Site};
+use std::{
+    os::unix::process::CommandExt,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+#[test]
+fn help_and_usage() {
+    let site = Site::new();
+    let help = site.cli(&["--help"]);
+    help.exits(0);
+    for part in ["Exit codes:", "7    the time of --wait is over", "deploy", "METALCAST_SOCKET"] {
+        assert!(help.stdout.contains(part), "{part} is missing in\n{}", help.stdout);
+    }
+    site.cli(&["deploy"]).exits(2).says("--slot");
+    site.cli(&["deploy", "Not An Image", "--slot", "5", "--nodes", "a"])
+        .exits(2)
+        .says("project/name");
+    site.cli(&["nonsense"]).exits(2);
+}
+
+#[test]
+fn the_configuration_can_be_checked_and_shown() {
+    let site = Site::new();
+    let path = site.config_path();
+    site.cli(&["config", "check", "--config", &path]).exits(0);
+    let shown = site.cli(&["config", "show", "--config", &path]).exits(0).stdout.clone();
+    assert!(shown.contains("quic_port") && shown.contains("[[layouts]]"), "{shown}");
+    site.configure("slotz = 1");
+    site.cli(&["config", "check", "--config", &path]).exits(1).says("slotz").says(&path);
+    site.cli(&["serve", "--config", "/nonexistent"]).exits(1).says("--config");
+}
+
+#[test]
+fn without_a_controller_it_says_what_to_do() {
+    let site = Site::new();
+    site.cli(&["status"]).exits(1).says("is `metalcast serve` running?");
+}
+
+#[test]
+fn what_does_not_exist_has_its_own_exit_code() {
+    let site = Site::new();
+    let controller = Controller::start(&site);
+    site.cli(&["status"]).exits(0).prints("CONTROLLER");
+    let status = site.json(&["status"]);
+    assert_eq!(status["nodes"], 0);
+    assert_eq!(site.json(&["node", "list"]), serde_json::json!([]));
+    for arguments in [
+        &["node", "show", "node9"][..],
+        &["node", "approve", "node9"],
+        &["node", "rm", "node9"],
+        &["node", "logs", "node/../9"],
+        &["job", "show", "9"],
+        &["job", "watch", "9"],
+        &["job", "logs", "9"],
+        &["job", "cancel", "9"],
+        &["image", "show", "lab/debian"],
+        &["image", "rm", "lab/debian@1"],
+        &["deploy", "lab/debian", "--slot", "5", "--nodes", "node9"],
+        &["boot", "node9", "--slot", "5"],
+    ] {
+        site.cli(arguments).exits(3);
+    }
+    site.cli(&["image", "import", "/nonexistent", "lab/debian"]).exits(1).says("/nonexistent");
+    site.cli(&["node", "set", "node9"]).exits(2).says("--name");
+    controller.stop();
+}
+
+#[test]
+fn the_api_answers_with_problem_documents() {
+    let site = Site::new();
+    let controller = Controller::start(&site);
+    let check = |request: &str, status: u16, code: &str| {
+        let (answered, kind, body) = site.http(request);
+        assert_eq!((answered, kind.as_str()), (status, "application/problem+json"), "{request}");
+        let problem: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(problem["code"], code, "{request}: {body}");
+        assert_eq!(problem["status"], status);
+        assert!(!problem["detail"].as_str().unwrap().is_empty());
+    };
+    let post = |path: &str, body: &str| {
+        format!(
+            "POST /api/v1{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    check(&get("/api/v1/jobs/7"), 404, "not-found");
+    check(&get("/api/v1/jobs/seven"), 400, "invalid");
+    check(&get("/api/v1/jobs/7/events?after=x"), 400, "invalid");
+    check(&get("/api/v2/jobs"), 404, "no-such-path");
+    check(&post("/jobs", "{}"), 405, "no-such-method");
+    check(&post("/deployments", "{"), 400, "invalid");
+    check(
+        &post("/deployments", r#"{"image":"a/b","slot":5,"nodes":["n"],"slotz":1}"#),
+        400,
+        "invalid",
+    );
+    check(&post("/images/import", r#"{"path":"relative","name":"a/b"}"#), 400, "invalid");
+    let (status, _, _) = site.http(&post("/deployments", &"x".repeat(600 << 10)));
+    assert_eq!(status, 413);
+    controller.stop();
+}
+
+#[test]
+fn an_image_goes_in_and_is_planned_onto_disks() {
+    let site = Site::new();
+    site.add_node("node1", "ready", false);
+    site.add_node("node2", "ready", true);
+    site.add_node("node3", "new", false);
+    let source = site.clonezilla_image();
+    let controller = Controller::start(&site);
+    site.cli(&["image", "import", &source, "lab/tiny"]).exits(0).prints("lab/tiny@1");
+    site.cli(&["image", "list"]).exits(0).prints("lab/tiny@1  ready").prints("sda1 ext4");
+    assert_eq!(site.json(&["image", "show", "lab/tiny"])[0]["partitions"][0]["name"], "sda1");
+
+    let deploy = |node: &str, more: &[&str]| {
+        let mut arguments = vec!["deploy", "lab/tiny", "--slot", "5", "--nodes", node];
+        arguments.extend(more);
+        site.cli(&arguments)
+    };
+    let plan = deploy("node1", &["--dry-run"]);
+    plan.exits(0).prints("serial D-node1").prints("holds   nothing").prints("will be written");
+    deploy("node3", &[]).exits(5).says("metalcast node approve node3");
+    deploy("node1", &["--disk", "D9"]).exits(5).says("no disk has serial or WWN D9");
+    deploy("node2", &["--dry-run"]).exits(0).prints("LOST").prints("ntfs");
+    deploy("node2", &[]).exits(5).says("ntfs").says("--yes");
+    assert_eq!(site.json(&["job", "list"]), serde_json::json!([]), "nothing has begun");
+
+    deploy("node2", &["--yes"]).exits(0).prints("job 1");
+    deploy("node1,node2", &[]).exits(5).says("node2 is busy with job 1");
+    site.cli(&["image", "rm", "lab/tiny@1"]).exits(5).says("job 1");
+    let job = site.json(&["job", "show", "1"]);
+    assert_eq!(job["tasks"][0]["state"], "waiting", "{job}");
+    assert_eq!(job["state"], "running");
+    site.cli(&["job", "show", "1"]).exits(0).prints("switch it on or restart it");
+    let node = site.json(&["node", "show", "node2"]);
+    assert_eq!((&node["next_boot"], &node["job"]), (&"ram-image".into(), &1.into()));
+
+    site.cli(&["job", "cancel", "1"]).exits(0);
+    site.cli(&["job", "cancel", "1"]).exits(5).says("ended already");
+    site.cli(&["job", "watch", "1"]).exits(1).prints("cancelled by uid 0");
+    site.cli(&["image", "rm", "lab/tiny@1"]).exits(0);
+    site.cli(&["image", "show", "lab/tiny"]).exits(3);
+    controller.stop();
+}
+
+#[test]
+fn waiting_ends_with_its_time_or_the_jobs_end() {
+    let site = Site::new();
+    site.add_node("node1", "ready", false);
+    site.add_slot("node1");
+    let controller = Controller::start(&site);
+    let began = Instant::now();
+    let wait = site.cli(&["boot", "node1", "--slot", "5", "--wait=1"]);
+    wait.exits(7).says("metalcast job watch 1").prints("waiting");
+    assert!(began.elapsed() < Duration::from_secs(20));
+    site.cli(&["boot", "node1", "--slot", "5"]).exits(5).says("busy with job 1");
+    site.cli(&["job", "cancel", "1"]).exits(0);
+    // A deadline that passes is a failure with its cause.
+    let timeout = site.cli(&["boot", "node1", "--slot", "5", "--timeout", "1", "--wait"]);
+    timeout.exits(1).prints("did not netboot within 1 s");
+    controller.stop();
+}
+
+#[test]
+fn a_watch_survives_a_kill_of_the_controller() {
+    let site = Site::new();
+    site.add_node("node1", "ready", false);
+    site.add_slot("node1");
+    let controller = Controller::start(&site);
+    site.cli(&["boot", "node1", "--slot", "5"]).exits(0).prints("job 1");
+    let watch = site.cli_in_background(&["job", "watch", "1"]);
+    std::thread::sleep(Duration::from_millis(700));
+    controller.kill();
+    std::thread::sleep(Duration::from_millis(1500));
+    let controller = Controller::start(&site);
+    let job = site.json(&["job", "show", "1"]);
+    assert_eq!(job["tasks"][0]["state"], "waiting", "{job}");
+    site.cli(&["job", "cancel", "1"]).exits(0);
+    let watch = rig::Outcome::of(watch);
+    watch.exits(1).says("trying for 60 s").says("the controller is back").prints("cancelled");
+    controller.stop();
+}
+
+#[test]
+fn a_second_controller_on_the_same_socket_is_refused() {
+    let site = Site::new();
+    let controller = Controller::start(&site);
+    site.cli(&["serve", "--config", &site.config_path()])
+        .exits(1)
+        .says("another controller answers");
+    site.cli(&["status"]).exits(0);
+    controller.stop();
+    assert!(!site.socket().exists(), "the socket is removed");
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let site = Site::new();
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", site.http_port())).unwrap();
+    let port = site.http_port().to_string();
+    site.cli(&["serve", "--config", &site.config_path()]).exits(1).says(&port).says("ss -");
+}
+
+/// The socket is for its owner and group only.
+#[test]
+fn other_users_are_kept_out() {
+    let site = Site::new();
+    let controller = Controller::start(&site);
+    let program = site.public_copy_of_the_program();
+    let mut command = Command::new(program);
+    command.arg("--socket").arg(site.socket()).arg("status").uid(65534).gid(65534);
+    rig::Outcome::run(&mut command).exits(4).says("no permission");
+    controller.stop();
+}

@@ -1,0 +1,342 @@
+//! A PC with SeaBIOS, emulated by QEMU in a lab: blank disks, a network card that boots by PXE, a serial console.
+//!
+//! [`Spec`] says what machine; [`Machine`] is one that is switched on. The emulation is pure software (TCG), so that a
+//! run needs no /dev/kvm and takes equally long everywhere. Firmware and boot loaders print on the serial port too
+//! (`graphics=off`). A reset keeps the process: `-no-reboot` is never used.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::lab::Lab;
+use crate::process::{self, Background};
+use crate::serial::{Line, Serial};
+
+/// How long QEMU may take to answer on its control socket.
+const QMP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many console lines an error repeats.
+const ERROR_LINES: usize = 25;
+
+/// What the firmware tries first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootOrder {
+    /// The network, then the disks in order.
+    NetworkFirst,
+    /// The disks in order, then the network.
+    DiskFirst,
+}
+
+/// A disk of a machine: a raw file seen as virtio-blk.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    /// The raw file.
+    pub file: PathBuf,
+    /// What the guest reads as the disk's serial number (20 bytes at most, virtio's limit).
+    pub serial: String,
+}
+
+impl Disk {
+    /// A new, empty, sparse disk file.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn blank(file: &Path, bytes: u64, serial: &str) -> Result<Self> {
+        let disk = File::create(file).with_context(|| format!("creating {}", file.display()))?;
+        disk.set_len(bytes).with_context(|| format!("sizing {}", file.display()))?;
+        Ok(Self { file: file.to_owned(), serial: serial.to_owned() })
+    }
+}
+
+/// What machine to start.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Its name in logs and file names.
+    pub name: String,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Processors; two at most pay off under software emulation.
+    pub cpus: u8,
+    /// The address of its network card.
+    pub mac: String,
+    /// The SMBIOS system UUID.
+    pub uuid: String,
+    /// The SMBIOS system serial number.
+    pub serial: String,
+    /// Its disks, in the firmware's order.
+    pub disks: Vec<Disk>,
+    /// What boots first.
+    pub boot: BootOrder,
+}
+
+impl Spec {
+    /// Machine number `number` of a lab: identity derived from the number, network first, no disk yet.
+    pub fn node(number: u8) -> Self {
+        Self {
+            name: format!("node{number}"),
+            memory_mib: 1024,
+            cpus: 2,
+            mac: format!("52:54:00:77:00:{number:02x}"),
+            uuid: format!("4d657461-6c63-4173-8000-0000000000{number:02x}"),
+            serial: format!("MC{number:06}"),
+            disks: Vec::new(),
+            boot: BootOrder::NetworkFirst,
+        }
+    }
+
+    /// The same machine with one more disk.
+    #[must_use]
+    pub fn disk(mut self, disk: Disk) -> Self {
+        self.disks.push(disk);
+        self
+    }
+
+    /// The same machine with this boot order.
+    #[must_use]
+    pub fn boot(mut self, boot: BootOrder) -> Self {
+        self.boot = boot;
+        self
+    }
+
+    /// The same machine with this much memory.
+    #[must_use]
+    pub fn memory_mib(mut self, memory_mib: u32) -> Self {
+        self.memory_mib = memory_mib;
+        self
+    }
+}
+
+/// A machine that is switched on. Dropping it cuts its power.
+#[derive(Debug)]
+pub struct Machine {
+    name: String,
+    mac: String,
+    process: Background,
+    serial: Serial,
+    control: PathBuf,
+    started: Instant,
+}
+
+impl Machine {
+    /// Plugs a machine into the lab and switches it on.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started or a file not be made.
+    pub fn start(lab: &mut Lab, spec: &Spec) -> Result<Self> {
+        let tap = lab.add_tap()?;
+        let console = lab.dir().join(format!("{}.serial", spec.name));
+        let control = lab.dir().join(format!("{}.qmp", spec.name));
+        let serial = Serial::follow(&console)?;
+        let mut command = lab.command("qemu-system-x86_64");
+        arguments(&mut command, spec, &tap, &console, &control);
+        let started = Instant::now();
+        let process = lab.spawn(&spec.name, &mut command)?;
+        Ok(Self {
+            name: spec.name.clone(),
+            mac: spec.mac.clone(),
+            process,
+            serial,
+            control,
+            started,
+        })
+    }
+
+    /// When it was switched on.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The address of its network card, in lower case.
+    pub fn mac(&self) -> &str {
+        &self.mac
+    }
+
+    /// Its console.
+    pub fn serial(&self) -> &Serial {
+        &self.serial
+    }
+
+    /// QEMU's process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Waits until a console line seen at or after `since` contains `marker`.
+    ///
+    /// # Errors
+    /// When it has not come in time, QEMU has ended, or the run is interrupted; the error holds `reason` (what the
+    /// marker would have meant) and the last console lines.
+    pub fn wait_for(
+        &mut self,
+        marker: &str,
+        since: Instant,
+        timeout: Duration,
+        reason: &str,
+    ) -> Result<Line> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(line) = self.serial.first(marker, since) {
+                return Ok(line);
+            }
+            self.process.check_running()?;
+            if Instant::now() >= deadline {
+                let last = self.serial.last_lines(ERROR_LINES);
+                bail!(
+                    "{}: no {marker:?} within {timeout:?} ({reason}); it said last:\n{last}",
+                    self.name
+                );
+            }
+            process::pause()?;
+        }
+    }
+
+    /// Presses the reset button.
+    ///
+    /// # Errors
+    /// When QEMU does not answer.
+    pub fn reset(&mut self) -> Result<()> {
+        self.control("system_reset").map(drop)
+    }
+
+    /// Halts the processors.
+    ///
+    /// # Errors
+    /// When QEMU does not answer.
+    pub fn pause(&mut self) -> Result<()> {
+        self.control("stop").map(drop)
+    }
+
+    /// Lets halted processors go on.
+    ///
+    /// # Errors
+    /// When QEMU does not answer.
+    pub fn resume(&mut self) -> Result<()> {
+        self.control("cont").map(drop)
+    }
+
+    /// What QEMU calls the machine's state: `running`, `paused`, `shutdown` ...
+    ///
+    /// # Errors
+    /// When QEMU does not answer.
+    pub fn status(&mut self) -> Result<String> {
+        let answer = self.control("query-status")?;
+        Ok(answer["status"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Switches it off and waits for QEMU to end, so that the disk files are complete.
+    ///
+    /// # Errors
+    /// When QEMU does not end.
+    pub fn power_off(mut self) -> Result<()> {
+        self.control("quit")?;
+        self.process.wait(QMP_TIMEOUT, "QEMU ending after quit").map(drop)
+    }
+
+    /// Pulls the plug: QEMU is killed with whatever the guest still held in memory.
+    pub fn cut_power(mut self) {
+        self.process.kill();
+    }
+
+    /// Fails when QEMU has ended.
+    ///
+    /// # Errors
+    /// With the end of QEMU's own output.
+    pub fn check_running(&mut self) -> Result<()> {
+        self.process.check_running()
+    }
+
+    /// Sends one QMP command (QEMU's machine protocol: a JSON object a line, events in between) and returns its answer.
+    fn control(&mut self, execute: &str) -> Result<Value> {
+        let attempt = || -> Result<Value> {
+            let stream = self.connect()?;
+            stream.set_read_timeout(Some(QMP_TIMEOUT)).context("setting a time limit")?;
+            let mut reader = BufReader::new(stream.try_clone().context("sharing the socket")?);
+            let mut writer = stream;
+            answer(&mut reader, "QMP")?;
+            for command in ["qmp_capabilities", execute] {
+                writeln!(writer, "{}", json!({ "execute": command }))
+                    .context("sending a command")?;
+                let reply = answer(&mut reader, "return")?;
+                if command == execute {
+                    return Ok(reply);
+                }
+            }
+            unreachable!("the loop returns at its last command")
+        };
+        attempt().with_context(|| format!("telling QEMU of {} to {execute}", self.name))
+    }
+
+    fn connect(&self) -> Result<UnixStream> {
+        let deadline = Instant::now() + QMP_TIMEOUT;
+        loop {
+            match UnixStream::connect(&self.control) {
+                Ok(stream) => return Ok(stream),
+                Err(_) if Instant::now() < deadline => process::pause()?,
+                Err(error) => return Err(error).context("connecting to QEMU's control socket"),
+            }
+        }
+    }
+}
+
+/// Reads messages up to the one that has `key`, and returns its value.
+fn answer(reader: &mut impl BufRead, key: &str) -> Result<Value> {
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).context("reading QEMU's answer")? == 0 {
+            // QEMU closes the socket right after `quit`.
+            return Ok(Value::Null);
+        }
+        let mut message: Value = serde_json::from_str(&line).context("parsing QEMU's answer")?;
+        if let Some(error) = message.get("error") {
+            bail!("QEMU refused: {error}");
+        }
+        if let Some(value) = message.get_mut(key) {
+            return Ok(value.take());
+        }
+    }
+}
+
+fn arguments(command: &mut Command, spec: &Spec, tap: &str, console: &Path, control: &Path) {
+    let network_first = spec.boot == BootOrder::NetworkFirst;
+    let disks = spec.disks.len();
+    command.args(["-name", &spec.name, "-nodefaults", "-display", "none", "-no-user-config"]);
+    command.args(["-machine", "pc,graphics=off", "-accel", "tcg,thread=multi"]);
+    command.args(["-m", &spec.memory_mib.to_string(), "-smp", &spec.cpus.to_string()]);
+    // Without a source of random numbers a guest's key generation waits for interrupts.
+    command.args(["-device", "virtio-rng-pci"]);
+    command.arg("-smbios").arg(format!(
+        "type=1,manufacturer=Metalcast,product=Lab,uuid={},serial={}",
+        spec.uuid, spec.serial
+    ));
+    command.arg("-chardev").arg(format!("file,id=console,path={}", quoted(console)));
+    command.args(["-serial", "chardev:console"]);
+    command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", quoted(control)));
+    let order = if network_first { 0 } else { disks };
+    command.arg("-netdev").arg(format!("tap,id=net0,ifname={tap},script=no,downscript=no"));
+    command
+        .arg("-device")
+        .arg(format!("virtio-net-pci,netdev=net0,mac={},bootindex={order}", spec.mac));
+    for (index, disk) in spec.disks.iter().enumerate() {
+        let order = if network_first { index + 1 } else { index };
+        // Only a host crash could lose what cache=unsafe holds back, and no test outlives one.
+        command.arg("-drive").arg(format!(
+            "if=none,id=disk{index},format=raw,cache=unsafe,discard=unmap,file={}",
+            quoted(&disk.file)
+        ));
+        command.arg("-device").arg(format!(
+            "virtio-blk-pci,drive=disk{index},serial={},bootindex={order}",
+            disk.serial
+        ));
+    }
+}
+
+/// A path inside a QEMU option list, where a comma is written twice.
+fn quoted(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}

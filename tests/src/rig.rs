@@ -1,0 +1,195 @@
+//! The controller in a lab, operated through its real command line: what an operator does, tests do.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::lab::{BRIDGE, Lab};
+use crate::paths;
+use crate::process::{self, Background, bound, run};
+use crate::qemu::Machine;
+
+/// How long the controller may take to answer on its socket after its start.
+const CONTROLLER_START: Duration = Duration::from_secs(60);
+
+/// Where Debian's package ipxe puts the boot files.
+const IPXE_DIR: &str = "/usr/lib/ipxe";
+
+/// The programs and files of ours that a lab runs.
+#[derive(Debug, Clone)]
+pub struct Artefacts {
+    /// The controller, `metalcast`.
+    pub controller: PathBuf,
+    /// The directory with `vmlinuz` and `initramfs`, the agent in it.
+    pub ram_image: PathBuf,
+}
+
+impl Artefacts {
+    /// Builds both with cargo, as a person would; quick when nothing has changed.
+    ///
+    /// # Errors
+    /// When something does not compile, with the compiler's words.
+    pub fn build() -> Result<Self> {
+        let cargo = || {
+            let mut command = Command::new(option_env!("CARGO").unwrap_or("cargo"));
+            command.current_dir(paths::workspace()).env_remove("CARGO_MANIFEST_DIR");
+            command
+        };
+        run(cargo().args(["build", "-q", "-p", "metalcast-controller", "--bin", "metalcast"]))
+            .context("building the controller")?;
+        let printed =
+            run(cargo().args(["xtask", "initramfs"])).context("building the RAM image")?;
+        let ram_image = printed.lines().last().context("xtask named no RAM image")?;
+        Ok(Self {
+            controller: paths::target().join("debug/metalcast"),
+            ram_image: PathBuf::from(ram_image),
+        })
+    }
+}
+
+/// A running controller that serves the lab's network as its DHCP, TFTP and HTTP server.
+#[derive(Debug)]
+pub struct Rig {
+    server: Background,
+    program: PathBuf,
+    socket: PathBuf,
+}
+
+impl Rig {
+    /// Writes a configuration into the lab's directory, starts the controller in the lab and waits for its API.
+    ///
+    /// # Errors
+    /// When it ends or does not answer; the error holds the end of its log.
+    pub fn start(lab: &Lab, artefacts: &Artefacts) -> Result<Self> {
+        let socket = lab.dir().join("api.sock");
+        let config = lab.dir().join("metalcast.toml");
+        std::fs::write(&config, configuration(lab, artefacts, &socket))
+            .with_context(|| format!("writing {}", config.display()))?;
+        let server = Self::serve(lab, &artefacts.controller, &config)?;
+        let program = artefacts.controller.clone();
+        let mut rig = Self { server, program, socket };
+        rig.wait_for_api()?;
+        Ok(rig)
+    }
+
+    /// The API's socket, for `metalcast --socket`.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The controller's log.
+    pub fn log_path(&self) -> &Path {
+        self.server.log_path()
+    }
+
+    /// Fails with the end of its log when the controller has ended.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn check_running(&mut self) -> Result<()> {
+        self.server.check_running()
+    }
+
+    /// The command line with these arguments, not yet run.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = bound(&self.program);
+        command.arg("--socket").arg(&self.socket).args(arguments);
+        command
+    }
+
+    /// Runs the command line and returns what it printed.
+    ///
+    /// # Errors
+    /// When it ends with another status than 0, with what it said.
+    pub fn cli(&self, arguments: &[&str]) -> Result<String> {
+        run(&mut self.command(arguments))
+    }
+
+    /// Runs the command line with `-o json` and returns the parsed answer.
+    ///
+    /// # Errors
+    /// As [`Rig::cli`], or when the answer is no JSON.
+    pub fn ask(&self, arguments: &[&str]) -> Result<Value> {
+        let text = run(self.command(arguments).args(["-o", "json"]))?;
+        serde_json::from_str(&text).with_context(|| format!("parsing the answer {text:?}"))
+    }
+
+    /// Waits until this many nodes are in a state, and returns their names in order.
+    ///
+    /// # Errors
+    /// When there are fewer after `timeout`, or the controller or a machine has ended meanwhile.
+    pub fn wait_for_nodes(
+        &mut self,
+        machines: &mut [Machine],
+        count: usize,
+        state: &str,
+        timeout: Duration,
+    ) -> Result<Vec<String>> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let answer = self.ask(&["node", "list"])?;
+            let nodes = answer.as_array().context("`node list -o json` is no list")?;
+            let mut names: Vec<String> = nodes
+                .iter()
+                .filter(|node| node["state"] == state)
+                .filter_map(|node| node["name"].as_str().map(str::to_owned))
+                .collect();
+            if names.len() >= count {
+                names.sort();
+                return Ok(names);
+            }
+            self.server.check_running()?;
+            for machine in machines.iter_mut() {
+                machine.check_running()?;
+            }
+            if Instant::now() >= deadline {
+                let consoles: Vec<_> = machines.iter().map(|m| m.serial().last_lines(25)).collect();
+                bail!(
+                    "{} of {count} nodes are {state} after {timeout:?}: {answer}\n{}\n{}",
+                    names.len(),
+                    self.server.log_tail(),
+                    consoles.join("\n---\n")
+                );
+            }
+            process::pause()?;
+        }
+    }
+
+    fn serve(lab: &Lab, program: &Path, config: &Path) -> Result<Background> {
+        let mut command = lab.command(program);
+        lab.spawn("controller", command.arg("serve").arg("--config").arg(config))
+    }
+
+    fn wait_for_api(&mut self) -> Result<()> {
+        let deadline = Instant::now() + CONTROLLER_START;
+        loop {
+            self.server.check_running()?;
+            match self.ask(&["node", "list"]) {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() >= deadline => {
+                    let log = self.server.log_tail();
+                    bail!("no answer from the API within {CONTROLLER_START:?}: {error:#}\n{log}");
+                }
+                Err(_) => process::pause()?,
+            }
+        }
+    }
+}
+
+fn configuration(lab: &Lab, artefacts: &Artefacts, socket: &Path) -> String {
+    // JSON's strings are TOML's basic strings.
+    let quoted = |path: &Path| Value::from(path.to_string_lossy().into_owned()).to_string();
+    format!(
+        "state_dir = {}\n[api]\nsocket = {}\n[network]\ninterface = \"{BRIDGE}\"\naddress = \"{}\"\n\
+         [dhcp]\nrange_start = \"{}\"\nrange_end = \"{}\"\n[boot]\nram_image = {}\nipxe_dir = \"{IPXE_DIR}\"\n",
+        quoted(&lab.dir().join("state")),
+        quoted(socket),
+        lab.address(),
+        lab.host(100),
+        lab.host(199),
+        quoted(&artefacts.ram_image),
+    )
+}

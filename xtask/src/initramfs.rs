@@ -1,0 +1,164 @@
+//! The RAM image from Debian packages: downloaded and unpacked under `target/debs`, never installed.
+//!
+//! What goes in is declared in `initramfs/manifest/cloud.toml`; this file only brings the packages,
+//! has `grub-mkimage` make GRUB's core images after the recipes of `metalcast-formats`, and writes the
+//! result. Equal packages and an equal agent give equal bytes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use metalcast_formats::grub::recipe::{self, Recipe};
+use metalcast_initramfs::manifest::Manifest;
+use metalcast_tests::{paths, process};
+
+/// The packages of every RAM image that its manifest does not name.
+const BUSYBOX_PACKAGE: &str = "busybox-static";
+const GRUB_PACKAGE: &str = "grub-pc-bin";
+/// Where GRUB's modules lie in their package.
+const GRUB_MODULES: &str = "usr/lib/grub/i386-pc";
+
+/// A RAM image on this machine's disk.
+#[derive(Debug, Clone)]
+pub struct RamImage {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The compressed initramfs.
+    pub initramfs: PathBuf,
+    /// Version of the kernel.
+    pub version: String,
+}
+
+/// Builds `out_dir/vmlinuz`, `out_dir/initramfs` and `out_dir/ram-image.json`, which says what is in
+/// them, with `agent` (a static program) as process 1.
+///
+/// # Errors
+/// When a package cannot be had, a tool fails, or the manifest names what is in no package.
+pub fn build(out_dir: &Path, agent: &Path) -> Result<RamImage> {
+    let path = paths::workspace().join("initramfs/manifest/cloud.toml");
+    let text = read(&path)?;
+    let text = String::from_utf8(text).with_context(|| format!("reading {}", path.display()))?;
+    let manifest = Manifest::parse(&text).with_context(|| format!("reading {}", path.display()))?;
+
+    let kernel_package = kernel_package(&manifest.kernel_package)?;
+    let mut names = vec![kernel_package.as_str(), BUSYBOX_PACKAGE, GRUB_PACKAGE];
+    names.extend(manifest.packages.iter().map(String::as_str));
+    let roots = unpacked(&names)?;
+    let scratch = paths::scratch("grub")?;
+    let grub_dir = scratch.path().join("images");
+    make_grub(&roots[GRUB_PACKAGE].join(GRUB_MODULES), scratch.path(), &grub_dir)?;
+
+    let tool_roots: Vec<PathBuf> =
+        manifest.packages.iter().map(|name| roots[name.as_str()].clone()).collect();
+    let built = metalcast_initramfs::build(&metalcast_initramfs::Input {
+        manifest: &manifest,
+        kernel_root: &roots[kernel_package.as_str()],
+        tool_roots: &tool_roots,
+        busybox: &roots[BUSYBOX_PACKAGE].join("bin/busybox"),
+        agent,
+        grub_dir: &grub_dir,
+    })
+    .context("putting the RAM image together")?;
+
+    std::fs::create_dir_all(out_dir).with_context(|| format!("creating {}", out_dir.display()))?;
+    let image = RamImage {
+        kernel: out_dir.join("vmlinuz"),
+        initramfs: out_dir.join("initramfs"),
+        version: built.report.kernel_version.clone(),
+    };
+    replace(&image.kernel, &built.kernel)?;
+    replace(&image.initramfs, &built.initramfs)?;
+    let report = serde_json::to_vec_pretty(&built.report).context("writing the report")?;
+    replace(&out_dir.join("ram-image.json"), &report)?;
+    Ok(image)
+}
+
+/// The package with the kernel itself, on which the meta package depends.
+fn kernel_package(meta: &str) -> Result<String> {
+    let depends = process::run(Command::new("apt-cache").args(["depends", meta]))?;
+    let mut names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    names
+        .find(|name| name.starts_with("linux-image-"))
+        .map(str::to_owned)
+        .with_context(|| format!("{meta} depends on no kernel; run apt-get update"))
+}
+
+/// Downloads and unpacks packages, where that was not done before; the root of each by its name.
+fn unpacked<'n>(names: &[&'n str]) -> Result<BTreeMap<&'n str, PathBuf>> {
+    let cache = paths::target().join("debs");
+    std::fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
+    let mut roots = BTreeMap::new();
+    for name in names {
+        let archive = download(&cache, name)?;
+        let stem = archive.file_stem().context("a package without a name")?.to_owned();
+        let root = cache.join("unpacked").join(stem);
+        if !root.is_dir() {
+            unpack(&archive, &root)?;
+        }
+        roots.insert(*name, root);
+    }
+    Ok(roots)
+}
+
+/// The `.deb` file of a package in the version that apt would install now.
+fn download(cache: &Path, name: &str) -> Result<PathBuf> {
+    // `'https://...' e2fsprogs_1.47.0-2_amd64.deb 571920 SHA256:...`
+    let uris = process::run(Command::new("apt-get").args(["download", "--print-uris", name]))?;
+    let fields: Vec<&str> = uris.split_whitespace().collect();
+    let [_, file, size, ..] = fields[..] else {
+        anyhow::bail!("apt knows no source of {name}; run apt-get update");
+    };
+    let size: u64 = size.parse().with_context(|| format!("reading the size of {name}: {uris}"))?;
+    ensure!(!file.contains('/'), "apt names {file} as the file of {name}");
+    let path = cache.join(file);
+    let whole = |path: &Path| path.metadata().is_ok_and(|meta| meta.len() == size);
+    if !whole(&path) {
+        let mut command = Command::new("apt-get");
+        // Root owns the directory; apt's own user could not write to it.
+        command.args(["-q", "-o", "APT::Sandbox::User=root", "download", name]);
+        process::run(command.current_dir(cache))?;
+        ensure!(whole(&path), "{} is not of the size that apt announced", path.display());
+    }
+    Ok(path)
+}
+
+/// Unpacks beside the final place first, so that an interrupted run leaves no half root.
+fn unpack(archive: &Path, root: &Path) -> Result<()> {
+    let parent = root.parent().context("a package root without a parent")?;
+    std::fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+    let scratch = paths::scratch("unpack")?;
+    let whole = scratch.path().join("root");
+    process::run(Command::new("dpkg-deb").arg("-x").arg(archive).arg(&whole))?;
+    std::fs::rename(&whole, root).with_context(|| format!("creating {}", root.display()))
+}
+
+/// Makes the three files that the agent writes boot sectors with.
+fn make_grub(modules: &Path, scratch: &Path, out: &Path) -> Result<()> {
+    std::fs::create_dir_all(out).with_context(|| format!("creating {}", out.display()))?;
+    replace(&out.join("boot.img"), &read(&modules.join("boot.img"))?)?;
+    make_core(modules, scratch, &recipe::disk_core(), &out.join("mbr-core.img"))?;
+    make_core(modules, scratch, &recipe::slot_core(), &out.join("slot-core.img"))
+}
+
+fn make_core(modules: &Path, scratch: &Path, recipe: &Recipe, out: &Path) -> Result<()> {
+    let (config, memdisk) = (scratch.join("early.cfg"), scratch.join("memdisk.tar"));
+    replace(&config, recipe.early_config.as_bytes())?;
+    replace(&memdisk, &recipe.memdisk)?;
+    let path = |path: &Path| path.to_str().map(str::to_owned).context("a path is not UTF-8");
+    let args = recipe.mkimage_args(&path(&config)?, &path(&memdisk)?, &path(out)?);
+    process::run(Command::new("grub-mkimage").arg("-d").arg(modules).args(args))?;
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// Writes a file so that a reader sees the old or the new one, never a part.
+fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut partial = path.to_owned().into_os_string();
+    partial.push(".new");
+    let write = || std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, path));
+    write().with_context(|| format!("writing {}", path.display()))
+}

@@ -1,0 +1,104 @@
+//! `cargo xtask setup`: installs what building and testing need. Asks nothing; says what it is about to install; does
+//! nothing, quickly, when everything is there. Works as root or through `sudo -n`.
+
+use std::collections::HashSet;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use metalcast_tests::process::{run as run_command, run_for_code, run_visibly};
+use metalcast_tests::progress::step;
+
+use crate::agent::{self, Musl};
+use crate::cargo::answers;
+
+/// Debian packages, by what needs them.
+const PACKAGES: &[(&str, &[&str])] = &[
+    ("the agent's C code", &["gcc", "musl-tools"]),
+    ("network boot", &["ipxe", "ipxe-qemu", "grub-pc-bin", "grub-common"]),
+    ("the lab", &["qemu-system-x86", "iproute2", "util-linux", "dnsmasq-base", "tcpdump"]),
+    ("disks", &["fdisk", "parted", "gdisk", "e2fsprogs", "xfsprogs", "dosfstools"]),
+    (
+        "images",
+        &["mmdebstrap", "clonezilla", "partclone", "zstd", "pigz", "debian-archive-keyring"],
+    ),
+    ("archives", &["cpio", "busybox-static", "kmod"]),
+];
+
+/// A package that apt must know without having it installed.
+const RAM_IMAGE_KERNEL: &str = "linux-image-cloud-amd64";
+
+/// Installs what is missing.
+///
+/// # Errors
+/// When apt cannot install a package, or the musl target cannot be had either way.
+pub fn run() -> Result<()> {
+    step("setting up", set_up)
+}
+
+fn set_up() -> Result<()> {
+    for (purpose, names) in PACKAGES {
+        install(purpose, names)?;
+    }
+    // The RAM image is made from packages that are downloaded, not installed.
+    if !answers("apt-cache", &["show", RAM_IMAGE_KERNEL]) {
+        step("apt-get update", || run_visibly(apt().args(["-qq", "update"])))?;
+    }
+    match agent::prepare(Musl::chosen(false))? {
+        Musl::Rustup => eprintln!("    musl target: rustup's"),
+        Musl::Zig => eprintln!("    musl target: built from source with zig"),
+    }
+    Ok(())
+}
+
+/// Installs Debian packages unless they are there.
+///
+/// # Errors
+/// When apt cannot.
+pub fn install(purpose: &str, names: &[&str]) -> Result<()> {
+    let installed = installed(names)?;
+    let missing: Vec<&str> = names.iter().copied().filter(|n| !installed.contains(*n)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    step(&format!("installing for {purpose}: {}", missing.join(" ")), || {
+        let options = ["-qq", "install", "--yes", "--no-install-recommends"];
+        // The lists may be there and new enough; fetching them is the slow part.
+        if run_command(apt().args(options).args(&missing)).is_ok() {
+            return Ok(());
+        }
+        run_visibly(apt().args(["-qq", "update"]))?;
+        run_visibly(apt().args(options).args(&missing))
+    })
+}
+
+fn installed(names: &[&str]) -> Result<HashSet<String>> {
+    let mut query = Command::new("dpkg-query");
+    // Status 1 when one of them is unknown; the others are listed all the same.
+    let (_, listed) =
+        run_for_code(query.args(["-W", "-f", "${Package} ${db:Status-Status}\\n"]).args(names))
+            .context(
+                "asking dpkg what is installed (only Debian and its relatives can be set up)",
+            )?;
+    Ok(listed
+        .lines()
+        .filter_map(|line| line.strip_suffix(" installed"))
+        .map(str::to_owned)
+        .collect())
+}
+
+/// apt-get as root, or through sudo without a password.
+fn apt() -> Command {
+    let mut command = as_root("env");
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
+    command
+}
+
+/// A command as root: itself, or through sudo without a password.
+pub fn as_root(program: &str) -> Command {
+    if nix::unistd::geteuid().is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.args(["-n", program]);
+    command
+}
