@@ -79,7 +79,7 @@ pub enum Ending {
 /// Speaks with the controller until the machine has to restart. Connects again for ever.
 pub async fn run(config: Config) -> anyhow::Result<Ending> {
     let connector = Connector::new(&config.boot)?;
-    let inventory = look(&config.inventory).await?;
+    let mut inventory = look(&config.inventory).await?;
     let identity = match enrol::enrol(&connector, &config.boot, &(&inventory).into()).await? {
         Ok(identity) => Arc::new(identity),
         Err(Refusal(reason)) => return Ok(Ending::Refused { reason }),
@@ -102,7 +102,10 @@ pub async fn run(config: Config) -> anyhow::Result<Ending> {
                 }
             };
             tracing::info!("connected to {address}");
-            let inventory = look(&config.inventory).await?;
+            // Not while a task writes: what is read from a disk then is neither old nor new.
+            if !worker.is_running() {
+                inventory = look(&config.inventory).await?;
+            }
             let opened = tokio::time::Instant::now();
             let mut session = link::Link {
                 config: &config,
@@ -110,7 +113,7 @@ pub async fn run(config: Config) -> anyhow::Result<Ending> {
                 worker: &mut worker,
                 publish: &link,
             };
-            let ended = session.run(&connection, inventory).await;
+            let ended = session.run(&connection, inventory.clone()).await;
             link.send_replace(None);
             match ended {
                 Ok(reason) => {

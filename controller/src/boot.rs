@@ -1,4 +1,4 @@
-//! The boot services of one subnet: DHCP, TFTP and HTTP.
+//! The boot services of one subnet: DHCP, TFTP and HTTP, and a word about IPv6 routers.
 //!
 //! What is answered is decided by `metalcast_netboot`, which does no I/O; here are the sockets,
 //! the clock, the files and the lease journal. Nothing in here waits for the store: machines boot
@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! UDP 67 ── dhcp ── lease journal (fdatasync before the ACK)
+//!            └─ who got a script ─> ndp ── ICMPv6: no router here, go on booting
 //! UDP 69 ── tftp ──┐
 //! TCP 80 ── http ──┴ boot files, scripts by the boot table, RAM image, reports
 //!    └──────── all ── events ──> the node's timeline
@@ -18,6 +19,7 @@ mod files;
 mod http;
 mod journal;
 mod link;
+mod ndp;
 mod neighbour;
 mod range;
 mod tftp;
@@ -25,7 +27,7 @@ mod tftp;
 pub use link::BootLink;
 
 use crate::{
-    config::{Config, Dhcp},
+    config::{Config, Dhcp, RouterSolicitations},
     pki::Pki,
     service::{BootEvent, ReportRefusal, Service},
 };
@@ -76,6 +78,7 @@ impl Nodes for Service {
 /// The boot services with their sockets bound and their leases read.
 pub struct Boot<N> {
     dhcp: Option<dhcp::Driver>,
+    ndp: Option<ndp::Driver>,
     tftp: tftp::Driver,
     http: http::Driver<N>,
     recorder: events::Recorder<N>,
@@ -90,13 +93,23 @@ impl<N: Nodes> Boot<N> {
     pub async fn bind(config: &Config, nodes: N, pki: Arc<Pki>) -> anyhow::Result<Self> {
         let (events, recorder) = events::queue(nodes.clone());
         let files = Arc::new(BootFiles::new(&config.boot.ipxe_dir));
-        let dhcp = match &config.dhcp {
-            Dhcp::Off => None,
-            Dhcp::Server(subnet) => Some(dhcp::Driver::bind(config, subnet, events.clone()).await?),
+        let (dhcp, ndp) = match &config.dhcp {
+            Dhcp::Off => (None, None),
+            Dhcp::Server(subnet) => {
+                let (scripts, given) = ndp::queue();
+                let dhcp = dhcp::Driver::bind(config, subnet, events.clone(), scripts).await?;
+                let ndp = match subnet.router_solicitations {
+                    RouterSolicitations::Answered => {
+                        ndp::Driver::bind_or_warn(&config.network.interface, given)
+                    }
+                    RouterSolicitations::Ignored => None,
+                };
+                (Some(dhcp), ndp)
+            }
         };
         let tftp = tftp::Driver::bind(&config.network, files.clone(), events.clone()).await?;
         let http = http::Driver::bind(config, nodes, pki, files, events).await?;
-        Ok(Self { dhcp, tftp, http, recorder })
+        Ok(Self { dhcp, ndp, tftp, http, recorder })
     }
 
     /// Serves until `shutdown`.
@@ -107,6 +120,9 @@ impl<N: Nodes> Boot<N> {
         let mut services = JoinSet::new();
         if let Some(dhcp) = self.dhcp {
             services.spawn(dhcp.run(shutdown.clone()));
+        }
+        if let Some(ndp) = self.ndp {
+            services.spawn(ndp.run(shutdown.clone()));
         }
         services.spawn(self.tftp.run(shutdown.clone()));
         services.spawn(self.http.run(shutdown.clone()));

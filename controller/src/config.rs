@@ -89,6 +89,19 @@ pub struct DhcpServer {
     pub dns: Vec<Ipv4Addr>,
     /// How long an address is lent.
     pub lease: Duration,
+    /// What machines hear that ask for an IPv6 router while they boot from us.
+    pub router_solicitations: RouterSolicitations,
+}
+
+/// What machines hear that ask for an IPv6 router while they boot from us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouterSolicitations {
+    /// That there is none. iPXE configures IPv6 beside DHCP and waits 16 s for an answer before it
+    /// fetches its boot script; this ends the wait. Only machines that our DHCP server gave a
+    /// script within the last minute are answered, each alone, and get no IPv6 address by it.
+    Answered,
+    /// Nothing: the network has an IPv6 router of its own, or is to see no such packets of ours.
+    Ignored,
 }
 
 /// Files that nodes boot from.

@@ -90,45 +90,62 @@ pub fn prepare(way: Musl) -> Result<Musl> {
         if installed.is_ok_and(|targets| targets.lines().any(|line| line == TARGET)) {
             return Ok(way);
         }
-        let add = || run(Command::new("rustup").args(["target", "add", TARGET]));
-        match step(&format!("rustup target add {TARGET}"), add) {
-            Ok(_) => return Ok(way),
-            Err(error) => eprintln!("    without rustup, then: {error:#}"),
+        // Where it refused once, asking it again would cost every task its timeouts.
+        if !zig_is_installed() {
+            let add = || run(Command::new("rustup").args(["target", "add", TARGET]));
+            match step(&format!("rustup target add {TARGET}"), add) {
+                Ok(_) => return Ok(way),
+                Err(error) => eprintln!("    without rustup, then: {error:#}"),
+            }
         }
     }
     prepare_zig()?;
     Ok(Musl::Zig)
 }
 
+/// What the way without rustup takes from PyPI, in versions that are known to build the agent together.
+const PYPI: [&str; 2] = ["ziglang==0.17.0", "cargo-zigbuild==0.24.0"];
+
 /// The Python environment that holds zig and cargo-zigbuild.
 fn zig_dir() -> PathBuf {
     paths::target().join("zig")
 }
 
+/// Written when everything is in the environment, with what that is: pip may be interrupted between two packages.
+fn zig_marker() -> PathBuf {
+    zig_dir().join("installed")
+}
+
+fn zig_is_installed() -> bool {
+    std::fs::read_to_string(zig_marker()).is_ok_and(|installed| installed == PYPI.join("\n"))
+}
+
 fn prepare_zig() -> Result<()> {
     setup::install("musl without rustup", &["rustc-web", "rust-web-src", "python3-venv"])?;
-    let dir = zig_dir();
-    if dir.join("bin/cargo-zigbuild").is_file() {
+    if zig_is_installed() {
         return Ok(());
     }
-    step("installing zig and cargo-zigbuild from PyPI", || {
+    let dir = zig_dir();
+    step(&format!("installing {} from PyPI", PYPI.join(" ")), || {
         run(Command::new("/usr/bin/python3").args(["-m", "venv"]).arg(&dir))?;
-        run(Command::new(dir.join("bin/pip")).args(["-q", "install", "ziglang", "cargo-zigbuild"]))
-    })?;
-    Ok(())
+        run(Command::new(dir.join("bin/pip")).args(["-q", "install"]).args(PYPI))?;
+        std::fs::write(zig_marker(), PYPI.join("\n")).context("noting what is installed")
+    })
 }
 
 fn zig_build() -> Result<Command> {
     let rustc = "/usr/bin/rustc";
     ensure!(answers(rustc, &["--version"]), "{rustc} of the package rustc-web does not run");
-    let bin = zig_dir().join("bin");
-    let mut path = bin.clone().into_os_string();
+    let mut path = zig_dir().join("bin").into_os_string();
     path.push(":");
     path.push(std::env::var_os("PATH").context("reading PATH")?);
-    let mut command = Command::new(bin.join("cargo-zigbuild"));
-    command.current_dir(paths::workspace()).arg("zigbuild").env("PATH", path);
+    let mut command = cargo();
+    // Cargo finds its command zigbuild, and that finds the Python that knows zig, in PATH.
+    command.arg("zigbuild").env("PATH", path);
     // Only a nightly compiler, or one that is told to think so, compiles the standard library along.
     command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1");
+    // The encoded form would win over the one below.
+    command.env_remove("CARGO_ENCODED_RUSTFLAGS");
     command.env("RUSTFLAGS", "-C target-feature=+crt-static -C link-self-contained=no");
     command.args(["-Zbuild-std=std,panic_unwind"]);
     Ok(command)

@@ -71,6 +71,9 @@ impl<'t> Device<'t> {
             false => error.into(),
         })?;
         ensure!(!block.is_read_only()?, "{} is write-protected", path.display());
+        // Someone may have read the disk while a partition of it was changed through a mount; a small
+        // write would put what is remembered of its surroundings back.
+        block.flush_buffers()?;
         let bytes = block.size_bytes()?;
         let sector_bytes = block.logical_sector_bytes()?;
         Ok(Self::new(Kind::Block(block), path, bytes, sector_bytes, tap))

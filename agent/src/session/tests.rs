@@ -198,6 +198,16 @@ async fn a_boot_that_is_refused_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_removed_netboots_again() {
+    let removed = Behaviour { unwanted: true, ..Behaviour::default() };
+    let controller = Controller::start(TestImage::ordinary(), removed);
+    let ending = within(run(config(&controller, empty_machine()))).await.unwrap();
+    let Ending::Refused { reason } = ending else { panic!("{ending:?}") };
+    assert!(reason.contains("does not want"), "{reason}");
+    assert_eq!(controller.enrolments(), 1, "one key and one certificate for all sessions");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_controller_with_another_ca_learns_nothing() {
     let image = TestImage::ordinary();
     let mut stranger = Controller::start(image.clone(), Behaviour::default());

@@ -46,6 +46,11 @@ impl Worker {
         (current.ended.is_some() || self.outbox.has(current.id)).then_some(current.id)
     }
 
+    /// Whether a task runs.
+    pub(super) fn is_running(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| current.ended.is_some())
+    }
+
     /// Takes a task. One that is known goes on; another one has to end first.
     pub(super) fn take(&mut self, task: Task) -> anyhow::Result<()> {
         match &self.current {

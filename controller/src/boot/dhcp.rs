@@ -9,6 +9,7 @@ use super::{
     events::Events,
     files::{BIOS_FILE, X64_FILE},
     journal::Journal,
+    ndp::Scripts,
 };
 use crate::{
     config::{Config, DhcpServer},
@@ -16,7 +17,7 @@ use crate::{
 };
 use anyhow::Context;
 use metalcast_netboot::dhcp::{
-    boot::BootSettings,
+    boot::{BootFile, BootSettings},
     lease::{Holder, LeaseRecord},
     server::{self, Destination, Ignored, Outcome, Reply, ReplyKind, Server},
     wire,
@@ -42,6 +43,7 @@ pub struct Driver {
     server: Server,
     journal: Journal,
     events: Events,
+    scripts: Scripts,
 }
 
 impl Driver {
@@ -50,6 +52,7 @@ impl Driver {
         config: &Config,
         subnet: &DhcpServer,
         events: Events,
+        scripts: Scripts,
     ) -> anyhow::Result<Self> {
         let (path, interface) = (config.lease_journal(), &config.network.interface);
         let settings = settings(config, subnet)?;
@@ -61,7 +64,7 @@ impl Driver {
             let what = format!("UDP port {SERVER_PORT} on {interface} for DHCP");
             bind_error(error, &what, Protocol::Udp, SERVER_PORT)
         })?;
-        Ok(Self { socket, server, journal, events })
+        Ok(Self { socket, server, journal, events, scripts })
     }
 
     /// Serves until `shutdown`.
@@ -161,6 +164,9 @@ impl Driver {
             ReplyKind::Ack(ip) => {
                 tracing::info!(%mac, %ip, ?boot, "DHCP ACK");
                 self.events.note(mac, BootEventKind::DhcpAck { ip });
+                if let BootFile::Script { .. } = boot {
+                    self.scripts.given(mac);
+                }
             }
             ReplyKind::Informed => tracing::debug!(%mac, "DHCP answer to an INFORM"),
             ReplyKind::Nak(reason) => tracing::info!(%mac, "DHCP NAK: {reason}"),

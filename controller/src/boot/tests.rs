@@ -15,6 +15,7 @@ use std::{fs, net::Ipv4Addr, path::Path, sync::Mutex, time::Duration};
 use uuid::Uuid;
 
 mod lab;
+mod ndp;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const CLIENT: Mac = Mac([0x52, 0x54, 0, 0, 0, 0x10]);

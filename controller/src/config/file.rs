@@ -1,7 +1,8 @@
 //! The keys of the file with their defaults, and the checks that turn them into a [`Config`].
 
 use super::{
-    Api, Approve, BootFiles, Config, DEFAULT_SOCKET, Dhcp, DhcpServer, Network, NodePolicy, Reenrol,
+    Api, Approve, BootFiles, Config, DEFAULT_SOCKET, Dhcp, DhcpServer, Network, NodePolicy,
+    Reenrol, RouterSolicitations,
 };
 use metalcast_formats::layout::compute;
 use metalcast_shared::layout::Layout;
@@ -80,6 +81,9 @@ struct BootKeys {
     ram_image: PathBuf,
     ipxe_dir: PathBuf,
     kernel_args: String,
+    /// Left out, it is true if we are the DHCP server: else we do not know who boots from us.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer_router_solicitations: Option<bool>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -145,6 +149,7 @@ impl Default for BootKeys {
             ram_image: "/usr/share/metalcast/ram-image".into(),
             ipxe_dir: "/usr/lib/ipxe".into(),
             kernel_args: "console=ttyS0,115200n8".into(),
+            answer_router_solicitations: None,
         }
     }
 }
@@ -183,7 +188,7 @@ impl File {
             );
         }
         let network = self.network.check()?;
-        let dhcp = self.dhcp.check(network.address)?;
+        let dhcp = self.dhcp.check(network.address, self.boot.answer_router_solicitations)?;
         absolute("boot.ram_image", &self.boot.ram_image)?;
         absolute("boot.ipxe_dir", &self.boot.ipxe_dir)?;
         if self.boot.kernel_args.chars().any(char::is_control) {
@@ -191,7 +196,8 @@ impl File {
         }
         check_layouts(&self.layouts)?;
         let nodes = self.nodes.check(&self.layouts)?;
-        let BootKeys { ram_image, ipxe_dir, kernel_args } = self.boot;
+        let BootKeys { ram_image, ipxe_dir, kernel_args, answer_router_solicitations: _ } =
+            self.boot;
         Ok(Config {
             state_dir: self.state_dir,
             api: Api { socket: self.api.socket },
@@ -238,8 +244,14 @@ impl NetworkKeys {
 }
 
 impl DhcpKeys {
-    fn check(self, address: Ipv4Addr) -> Result<Dhcp, Wrong> {
+    fn check(self, address: Ipv4Addr, answer: Option<bool>) -> Result<Dhcp, Wrong> {
         if self.mode == Mode::Off {
+            if answer == Some(true) {
+                return wrong(
+                    "boot.answer_router_solicitations",
+                    "needs dhcp.mode = \"server\": only machines that got a boot script from our DHCP server are answered",
+                );
+            }
             return Ok(Dhcp::Off);
         }
         if !(8..=30).contains(&self.prefix_len) {
@@ -283,6 +295,10 @@ impl DhcpKeys {
             router: self.router,
             dns: self.dns,
             lease: Duration::from_secs(u64::from(self.lease_seconds)),
+            router_solicitations: match answer {
+                Some(true) | None => RouterSolicitations::Answered,
+                Some(false) => RouterSolicitations::Ignored,
+            },
         }))
     }
 }
@@ -357,6 +373,12 @@ impl From<&Config> for File {
             config.network.clone();
         let NodePolicy { name_prefix, approve, default_layout, reenrol } = config.nodes.clone();
         let BootFiles { ram_image, ipxe_dir, kernel_args } = config.boot.clone();
+        let answer_router_solicitations = match &config.dhcp {
+            Dhcp::Off => None,
+            Dhcp::Server(server) => {
+                Some(server.router_solicitations == RouterSolicitations::Answered)
+            }
+        };
         let dhcp = match config.dhcp.clone() {
             Dhcp::Off => DhcpKeys { mode: Mode::Off, ..DhcpKeys::default() },
             Dhcp::Server(server) => DhcpKeys {
@@ -374,7 +396,7 @@ impl From<&Config> for File {
             api: ApiKeys { socket: config.api.socket.clone() },
             network: NetworkKeys { interface, address, http_port, tftp_port, quic_port },
             dhcp,
-            boot: BootKeys { ram_image, ipxe_dir, kernel_args },
+            boot: BootKeys { ram_image, ipxe_dir, kernel_args, answer_router_solicitations },
             nodes: NodeKeys { name_prefix, approve, default_layout, reenrol },
             layouts: config.layouts.clone(),
         }

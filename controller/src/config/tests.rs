@@ -21,6 +21,7 @@ fn the_least_that_must_be_written_gives_the_documented_defaults() {
     assert_eq!(config.network.quic_port, 7777);
     let Dhcp::Server(server) = &config.dhcp else { panic!("{config:?}") };
     assert_eq!(server.lease, Duration::from_secs(3600));
+    assert_eq!(server.router_solicitations, RouterSolicitations::Answered);
     assert_eq!(config.nodes.reenrol, Reenrol::Expected);
     assert_eq!(config.layout("centmesh").unwrap().slots, 21);
     assert_eq!(config.report_url(), "http://10.77.0.1:80/report");
@@ -28,10 +29,30 @@ fn the_least_that_must_be_written_gives_the_documented_defaults() {
 
 #[test]
 fn what_is_shown_can_be_read_again() {
-    for text in [LAB.to_owned(), LAB.replace("[dhcp]", "[dhcp]\nmode = \"off\"")] {
+    let silent = format!("{LAB}[boot]\nanswer_router_solicitations = false\n");
+    for text in [LAB.to_owned(), LAB.replace("[dhcp]", "[dhcp]\nmode = \"off\""), silent] {
         let config = parse(&text).unwrap();
         assert_eq!(parse(&config.to_string()).unwrap(), config);
     }
+}
+
+#[test]
+fn router_solicitations_are_answered_unless_told_otherwise_and_only_beside_our_dhcp() {
+    let text = |mode: &str, answer: bool| {
+        let dhcp = format!("[dhcp]\nmode = \"{mode}\"");
+        LAB.replace("[dhcp]", &dhcp) + &format!("[boot]\nanswer_router_solicitations = {answer}\n")
+    };
+    for (answer, meant) in
+        [(true, RouterSolicitations::Answered), (false, RouterSolicitations::Ignored)]
+    {
+        let Dhcp::Server(server) = parse(&text("server", answer)).unwrap().dhcp else {
+            panic!("a DHCP server")
+        };
+        assert_eq!(server.router_solicitations, meant);
+    }
+    assert_eq!(parse(&text("off", false)).unwrap().dhcp, Dhcp::Off);
+    let error = parse(&text("off", true)).unwrap_err().to_string();
+    assert!(error.contains("boot.answer_router_solicitations: needs dhcp.mode"), "{error}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::{
     Service,
     core::{Core, Session},
     enrol::standing,
+    history::MAX_EVENTS,
     tasks::task_id,
     types::{ReportRefusal, SessionId},
 };
@@ -180,7 +181,11 @@ impl Service {
         if record.life.generation != generation {
             return Err(ReportRefusal::Superseded);
         }
-        let late = check_report(&record)?;
+        let late = match check_report(&record) {
+            // It did not hear that we had heard it.
+            Err(ReportRefusal::Used) if self.has_said(&record, &report).await? => return Ok(()),
+            checked => checked?,
+        };
         let now = self.now();
         let mut changes = vec![Change::Event(note(&record, now, describe(&report, from)))];
         let slots = self.store().slots(node).await.map_err(report_failed)?;
@@ -190,7 +195,10 @@ impl Service {
                 match known.map(|known| known.stage) {
                     _ if !late => {}
                     Some(SlotStage::Deployed) => {}
-                    Some(SlotStage::Confirmed) => return Err(ReportRefusal::Used),
+                    Some(SlotStage::Confirmed) => {
+                        let repeats = self.has_said(&record, &report).await?;
+                        return if repeats { Ok(()) } else { Err(ReportRefusal::Used) };
+                    }
                     Some(SlotStage::Writing) | None => return Err(ReportRefusal::NotExpected),
                 }
                 if core.nodes.contains_key(&node) {
@@ -215,6 +223,29 @@ impl Service {
         self.store().apply(&changes).await.map_err(report_failed)?;
         self.publish(&core);
         Ok(())
+    }
+
+    /// Whether this very system reported on this task before.
+    async fn has_said(
+        &self,
+        record: &TaskRecord,
+        report: &SystemReport,
+    ) -> Result<bool, ReportRefusal> {
+        let said = format!("{} reported from ", who(report));
+        let mut after = 0;
+        loop {
+            let page = self.store().events(record.job, after, MAX_EVENTS).await;
+            let page = page.map_err(report_failed)?;
+            let Some(last) = page.last() else { return Ok(false) };
+            after = last.seq;
+            let of_task = page.iter().filter(|event| event.node == record.node);
+            if of_task
+                .into_iter()
+                .any(|event| matches!(&event.what, Noted::Note(text) if text.starts_with(&said)))
+            {
+                return Ok(true);
+            }
+        }
     }
 
     /// Keeps how long an agent's start took, once per boot. The phases count from the kernel's start,
@@ -382,17 +413,21 @@ fn check_report(record: &TaskRecord) -> Result<bool, ReportRefusal> {
     }
 }
 
-fn describe(report: &SystemReport, from: IpAddr) -> String {
+/// Who reported, so that the same system is known when it repeats itself.
+fn who(report: &SystemReport) -> String {
     let short =
         |text: &str| -> String { text.chars().filter(|c| !c.is_control()).take(128).collect() };
     format!(
-        "{} reported from {from}: kernel {}, root {}, machine-id {}, up {} s",
+        "{} (kernel {}, root {}, machine-id {})",
         short(&report.hostname),
         short(&report.kernel),
         short(&report.root),
-        short(&report.machine_id),
-        report.uptime_seconds
+        short(&report.machine_id)
     )
+}
+
+fn describe(report: &SystemReport, from: IpAddr) -> String {
+    format!("{} reported from {from}, up {} s", who(report), report.uptime_seconds)
 }
 
 fn note(record: &TaskRecord, now: i64, text: String) -> EventRecord {

@@ -116,7 +116,7 @@ async fn what_is_written_is_read_back() {
         Change::Audit(AuditRecord { at: 1, who: "uid 0".into(), what: "deploy".into() }),
     ];
     store.apply(&changes).await.unwrap();
-    assert_eq!(store.nodes().await.unwrap(), [node.clone()]);
+    assert_eq!(store.nodes().await.unwrap(), std::slice::from_ref(&node));
     assert_eq!(store.boot(boot.boot).await.unwrap(), Some(boot.clone()));
     assert_eq!(store.enrolment(boot.boot).await.unwrap(), Some(enrolment));
     assert_eq!(store.job(JobId(1)).await.unwrap(), Some(job.clone()));
@@ -187,7 +187,7 @@ async fn what_was_acknowledged_survives_a_kill() {
         std::fs::copy(dir.path().join(name), crashed.path().join(name)).unwrap();
     }
     let again = Store::open(&crashed.path().join("metalcast.db")).await.unwrap();
-    assert_eq!(again.nodes().await.unwrap(), [node.clone()]);
+    assert_eq!(again.nodes().await.unwrap(), std::slice::from_ref(&node));
     store.close().await;
     let reopened = Store::open(&dir.path().join("metalcast.db")).await.unwrap();
     assert_eq!(reopened.nodes().await.unwrap(), [node]);

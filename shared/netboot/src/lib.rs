@@ -12,6 +12,7 @@
 pub mod dhcp;
 pub mod frame;
 pub mod mac;
+pub mod ndp;
 pub mod script;
 pub mod table;
 pub mod tftp;

@@ -31,6 +31,8 @@ pub(super) struct Behaviour {
     pub(super) refuse_enrolment: bool,
     pub(super) expired_certificates: bool,
     pub(super) other_manifest_key: bool,
+    /// Closes every session as if the node had been removed.
+    pub(super) unwanted: bool,
     /// Sends each frame spoiled once.
     pub(super) spoil_first: bool,
     /// Sends no frames at all.
@@ -177,6 +179,9 @@ impl Shared {
         receive: RecvStream,
     ) -> anyhow::Result<()> {
         match open {
+            Open::Session(_) if self.behaviour.unwanted => {
+                connection.close(4u32.into(), b"not to have a session");
+            }
             Open::Session(hello) => return self.session(hello, send, receive).await,
             Open::Page { page, .. } => {
                 let bytes = self.image.pages[page as usize].clone();

@@ -38,6 +38,16 @@ fn ip(arguments: &str) {
     assert!(output.status.success(), "ip {arguments} (as root?): {stderr}");
 }
 
+fn exec(namespace: &str, command: &[&str]) -> Output {
+    let output = Command::new("ip")
+        .args(["netns", "exec", namespace])
+        .args(command)
+        .output()
+        .expect("apt has iproute2");
+    eprintln!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
 impl Lab {
     /// Connected and up; the client has no address.
     pub fn new() -> Self {
@@ -73,13 +83,24 @@ impl Lab {
 
     /// Runs a program as the client.
     pub fn client(&self, command: &[&str]) -> Output {
-        let output = Command::new("ip")
-            .args(["netns", "exec", &self.client])
-            .args(command)
-            .output()
-            .expect("apt has iproute2");
-        eprintln!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-        output
+        exec(&self.client, command)
+    }
+
+    /// Runs a program beside the boot services.
+    pub fn server(&self, command: &[&str]) -> Output {
+        exec(&self.server, command)
+    }
+
+    /// Runs this in a thread of the client's namespace, for sockets that are to be in it.
+    pub fn as_client<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(format!("/run/netns/{}", self.client)).unwrap();
+        std::thread::scope(|scope| {
+            let moved = move || {
+                setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+                work()
+            };
+            scope.spawn(moved).join().unwrap()
+        })
     }
 
     /// The status code that curl gets.

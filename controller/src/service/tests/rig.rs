@@ -125,7 +125,7 @@ async fn open(
 
 impl Rig {
     pub async fn new() -> Self {
-        Self::with(|config| config.to_owned()).await
+        Self::with(ToOwned::to_owned).await
     }
 
     pub async fn with(change: impl Fn(&str) -> String) -> Self {
@@ -196,10 +196,18 @@ impl Rig {
     }
 
     pub async fn report(&self, token: ReportToken) -> Result<(), ReportRefusal> {
+        self.report_as("0123", token).await
+    }
+
+    pub async fn report_as(
+        &self,
+        machine_id: &str,
+        token: ReportToken,
+    ) -> Result<(), ReportRefusal> {
         let report = SystemReport {
             token: "opened already".into(),
             hostname: "node1".into(),
-            machine_id: "0123".into(),
+            machine_id: machine_id.into(),
             kernel: "6.1.0".into(),
             root: "/dev/vda5".into(),
             uptime_seconds: 12,
