@@ -24,9 +24,10 @@ mod worker;
 pub use logs::{LogForward, LogRing, line_of};
 
 use crate::task::Machine;
-use connect::{Connector, Refusal};
+use connect::{Connector, Identity, Refusal};
 use metalcast_shared::{boot::BootConfig, inventory::Inventory, to_controller::Phase};
 use outbox::Outbox;
+use quinn::Connection;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use worker::Worker;
@@ -79,7 +80,7 @@ pub enum Ending {
 /// Speaks with the controller until the machine has to restart. Connects again for ever.
 pub async fn run(config: Config) -> anyhow::Result<Ending> {
     let connector = Connector::new(&config.boot)?;
-    let mut inventory = look(&config.inventory).await?;
+    let inventory = look(&config.inventory).await?;
     let identity = match enrol::enrol(&connector, &config.boot, &(&inventory).into()).await? {
         Ok(identity) => Arc::new(identity),
         Err(Refusal(reason)) => return Ok(Ending::Refused { reason }),
@@ -87,11 +88,28 @@ pub async fn run(config: Config) -> anyhow::Result<Ending> {
     let outbox = Arc::new(Outbox::default());
     let (link, links) = watch::channel(None);
     let mut worker = Worker::new(config.machine.clone(), identity.clone(), outbox.clone(), links);
+    let ending =
+        converse(&config, &connector, &identity, inventory, &outbox, &mut worker, &link).await;
+    // Whatever the reason: nothing may be written while the machine restarts.
+    worker.stop("the machine restarts", STOP_LIMIT).await;
+    ending
+}
+
+/// One connection after the other.
+async fn converse(
+    config: &Config,
+    connector: &Connector,
+    identity: &Identity,
+    mut inventory: Inventory,
+    outbox: &Outbox,
+    worker: &mut Worker,
+    publish: &watch::Sender<Option<Connection>>,
+) -> anyhow::Result<Ending> {
     let mut backoff = Backoff::default();
     let mut unwanted = 0;
     loop {
         for address in &config.boot.controllers {
-            let connection = match connector.connect(*address, Some(&identity)).await {
+            let connection = match connector.connect(*address, Some(identity)).await {
                 Ok(connection) => connection,
                 Err(error) => {
                     if let Some(Refusal(reason)) = connect::refusal(&error) {
@@ -107,17 +125,12 @@ pub async fn run(config: Config) -> anyhow::Result<Ending> {
                 inventory = look(&config.inventory).await?;
             }
             let opened = tokio::time::Instant::now();
-            let mut session = link::Link {
-                config: &config,
-                outbox: &outbox,
-                worker: &mut worker,
-                publish: &link,
-            };
+            let is_approved = false;
+            let mut session = link::Link { config, outbox, worker, publish, is_approved };
             let ended = session.run(&connection, inventory.clone()).await;
-            link.send_replace(None);
+            publish.send_replace(None);
             match ended {
                 Ok(reason) => {
-                    worker.stop(&reason, STOP_LIMIT).await;
                     connector.close(&connection).await;
                     return Ok(Ending::Reboot { reason });
                 }

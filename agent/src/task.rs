@@ -14,6 +14,7 @@ mod boot_code;
 mod check_disk;
 mod clear;
 mod context;
+mod driver;
 mod first_blocks;
 mod fix_up;
 mod format;
@@ -21,6 +22,7 @@ mod partition;
 mod plan;
 mod pump;
 mod source;
+mod swap;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tools;

@@ -7,6 +7,8 @@ CREATE TABLE nodes (
     state TEXT NOT NULL,
     fingerprint TEXT NOT NULL,
     candidate TEXT,
+    -- Of the latest enrolment: certificates for other keys open nothing.
+    key_hash TEXT NOT NULL,
     inventory TEXT,
     layout TEXT,
     default_boot TEXT NOT NULL,

@@ -15,7 +15,13 @@ pub mod view;
 pub use peer::Peer;
 pub use problem::{Problem, code};
 
-use crate::{images::Images, service::Service};
+use crate::{
+    images::Images,
+    service::{
+        Service, to_its_end,
+        view::{DeedView, StatusView},
+    },
+};
 use anyhow::{Context, bail};
 use axum::{
     Json, Router,
@@ -44,7 +50,7 @@ pub const MAX_BODY_BYTES: usize = 512 << 10;
 /// Longest time that a request for events waits.
 pub const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// Longest time that a request may take.
+/// Longest time that a request is answered in; what it began is carried through all the same.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long open requests get when the controller stops.
@@ -124,6 +130,7 @@ impl Api {
 fn router(shared: Shared) -> Router {
     let v1 = Router::new()
         .route("/status", get(status))
+        .route("/audit", get(audit))
         .route("/nodes", get(nodes::list))
         .route("/nodes/{name}", get(nodes::show).patch(nodes::change).delete(nodes::forget))
         .route("/nodes/{name}/approve", post(nodes::approve))
@@ -152,12 +159,13 @@ fn router(shared: Shared) -> Router {
             )
         })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn(limit_time))
+        .layer(middleware::from_fn(carry_through))
         .with_state(shared)
 }
 
-async fn limit_time(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+/// A client that goes away, or is told that it takes too long, stops nothing half-way.
+async fn carry_through(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_TIMEOUT, to_its_end(next.run(request))).await {
         Ok(response) => response,
         Err(_) => Problem::new(
             StatusCode::GATEWAY_TIMEOUT,
@@ -168,8 +176,12 @@ async fn limit_time(request: Request, next: Next) -> Response {
     }
 }
 
-async fn status(State(shared): State<Shared>) -> Json<crate::service::view::StatusView> {
+async fn status(State(shared): State<Shared>) -> Json<StatusView> {
     Json(shared.service.status().await)
+}
+
+async fn audit(State(shared): State<Shared>) -> Result<Json<Vec<DeedView>>, Problem> {
+    Ok(Json(shared.service.deeds().await?))
 }
 
 /// Reads a JSON body; says where it is wrong.

@@ -39,6 +39,14 @@ impl Catalog for Images {
             Err(error) => Err(error.into()),
         }
     }
+
+    fn remove(&self, revision: &Revision) -> anyhow::Result<bool> {
+        match Images::remove(self, revision) {
+            Ok(()) => Ok(true),
+            Err(images::StoreError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 /// Runs the controller until SIGTERM or SIGINT.

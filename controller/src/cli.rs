@@ -61,6 +61,8 @@ enum Command {
     Config(ConfigCommand),
     /// The controller at a glance
     Status,
+    /// What operators did
+    Audit,
     /// Nodes
     #[command(subcommand)]
     Node(nodes::Command),
@@ -91,24 +93,28 @@ enum ConfigCommand {
     Show(ConfigArgs),
 }
 
-/// Carries out a command line.
-///
-/// # Errors
-/// What went wrong, with its causes; [`Exit::of`] gives the exit code.
-pub fn run(cli: Cli) -> anyhow::Result<Exit> {
+/// Carries out a command line, and says what went wrong.
+pub fn run(cli: Cli) -> Exit {
+    let printer = Printer::new(cli.output == Format::Json);
+    in_runtime(cli, &printer).unwrap_or_else(|error| {
+        printer.failure(&error);
+        Exit::of(&error)
+    })
+}
+
+fn in_runtime(cli: Cli, printer: &Printer) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let outcome = runtime.block_on(carry_out(cli));
+    let outcome = runtime.block_on(carry_out(cli, printer));
     runtime.shutdown_timeout(CLOSING);
     outcome
 }
 
-async fn carry_out(cli: Cli) -> anyhow::Result<Exit> {
-    let Cli { socket, output, command } = cli;
+async fn carry_out(cli: Cli, printer: &Printer) -> anyhow::Result<Exit> {
+    let Cli { socket, command, .. } = cli;
     let client = Client::new(&socket);
-    let printer = Printer::new(output == Format::Json);
     match command {
         Command::Serve(ConfigArgs { config }) => {
             start_log();
@@ -118,18 +124,20 @@ async fn carry_out(cli: Cli) -> anyhow::Result<Exit> {
         Command::Config(ConfigCommand::Check(ConfigArgs { config })) => {
             Config::load(&config)?;
             printer.talk(&format!("{} is in order", config.display()));
+            printer.value(&serde_json::json!({ "config": config, "in_order": true }));
             Ok(Exit::Ok)
         }
         Command::Config(ConfigCommand::Show(ConfigArgs { config })) => {
             printer.line(Config::load(&config)?.to_string().trim_end());
             Ok(Exit::Ok)
         }
-        Command::Status => commands::status(&client, &printer).await,
-        Command::Node(command) => nodes::run(command, &client, &printer).await,
-        Command::Image(command) => images::run(command, &client, &printer).await,
-        Command::Deploy(command) => deploy::deploy(command, &client, &printer).await,
-        Command::Boot(command) => deploy::boot(command, &client, &printer).await,
-        Command::Job(command) => jobs::run(command, &client, &printer).await,
+        Command::Status => commands::status(&client, printer).await,
+        Command::Audit => commands::audit(&client, printer).await,
+        Command::Node(command) => nodes::run(command, &client, printer).await,
+        Command::Image(command) => images::run(command, &client, printer).await,
+        Command::Deploy(command) => deploy::deploy(command, &client, printer).await,
+        Command::Boot(command) => deploy::boot(command, &client, printer).await,
+        Command::Job(command) => jobs::run(command, &client, printer).await,
     }
 }
 

@@ -16,7 +16,7 @@ mod certificate;
 mod files;
 mod seal;
 
-pub use certificate::{Authority, CertificateError, NodeRequest, RequestError, node_of};
+pub use certificate::{Authority, CertificateError, NodeRequest, RequestError, holder_of};
 pub use seal::{MAX_SEALED_CHARS, Purpose, Seal, UnsealError};
 
 use anyhow::Context;

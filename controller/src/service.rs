@@ -40,13 +40,11 @@ use crate::{
 use metalcast_netboot::table::BootTable;
 use metalcast_shared::{
     boot::ReportToken,
+    hash::Hash,
     id::{NodeId, Revision},
     layout::Layout,
 };
-use std::{
-    collections::HashMap,
-    sync::{Arc, RwLock},
-};
+use std::sync::{Arc, RwLock};
 use tokio::sync::{Mutex, MutexGuard, watch};
 
 /// Seals a report's token, so that only we can read it.
@@ -78,7 +76,7 @@ struct Shared {
     settings: Settings,
     started: i64,
     core: Mutex<core::Core>,
-    readable: RwLock<HashMap<NodeId, Revision>>,
+    readable: RwLock<core::Readable>,
     boot_table: watch::Sender<Arc<BootTable>>,
     /// Counts changes, to wake those that wait for one.
     changes: watch::Sender<u64>,
@@ -107,7 +105,7 @@ impl Service {
             parts,
             settings,
             started,
-            readable: RwLock::new(HashMap::new()),
+            readable: RwLock::default(),
             boot_table: watch::Sender::new(Arc::new(boot::table(&core))),
             changes: watch::Sender::new(0),
             core: Mutex::new(core),
@@ -117,11 +115,12 @@ impl Service {
         Ok(service)
     }
 
-    /// Whether a task that the node's agent has in hand needs the revision.
-    pub fn may_read(&self, node: NodeId, revision: &Revision) -> bool {
+    /// Whether a task that the node's agent has in hand needs the revision, and the key is the one of
+    /// the node's latest enrolment.
+    pub fn may_read(&self, node: NodeId, key: Hash, revision: &Revision) -> bool {
         let readable =
             self.shared.readable.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        readable.get(&node) == Some(revision)
+        readable.get(&node).is_some_and(|(holder, needed)| *holder == key && needed == revision)
     }
 
     /// What every address boots; changes with the nodes and jobs.
@@ -134,14 +133,16 @@ impl Service {
         self.shared.changes.subscribe()
     }
 
-    /// Lets deadlines pass and writes what was gathered. To be called every second.
+    /// Lets deadlines pass and writes what was gathered. To be called every second. Neither waits for
+    /// the other to succeed.
     ///
     /// # Errors
     /// When the store refuses; the next call tries again.
     pub async fn tick(&self) -> anyhow::Result<()> {
         let mut core = self.core().await;
-        self.flush(&mut core).await?;
-        self.expire(&mut core).await
+        let expired = self.expire(&mut core).await;
+        let flushed = self.flush(&mut core).await;
+        expired.and(flushed)
     }
 
     /// Writes what was gathered since the last tick.
@@ -177,6 +178,21 @@ impl Service {
         *self.shared.readable.write().unwrap_or_else(std::sync::PoisonError::into_inner) = readable;
         self.shared.boot_table.send_replace(Arc::new(boot::table(core)));
         self.shared.changes.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
+
+/// Carries work through even if whoever asked for it goes away meanwhile: what the store has and
+/// what memory has must not part.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> T {
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime goes down, and whoever waits here with it.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

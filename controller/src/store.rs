@@ -38,6 +38,12 @@ pub const MAX_BOOT_EVENTS: i64 = 200_000;
 /// Log lines that are kept per node.
 pub const MAX_LOG_LINES_PER_NODE: i64 = 5_000;
 
+/// Jobs that are kept with their events, besides those that have not ended.
+pub const MAX_JOBS: i64 = 10_000;
+
+/// Deeds of operators that are kept.
+pub const MAX_DEEDS: i64 = 100_000;
+
 /// How long boots and enrolments are kept; tokens end after 15 minutes.
 pub const BOOTS_KEPT_MS: i64 = 24 * 3600 * 1000;
 

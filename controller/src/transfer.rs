@@ -75,10 +75,11 @@ pub trait Fleet: Clone + Send + Sync + 'static {
         fingerprint: Fingerprint,
     ) -> impl Future<Output = Result<NodeId, EnrolRefusal>> + Send;
 
-    /// A session began; it ends when `to_agent` is dropped.
+    /// A session of the node with this key began; it ends when `to_agent` is dropped.
     fn session_opened(
         &self,
         node: NodeId,
+        key: Hash,
         hello: Hello,
         to_agent: mpsc::Sender<ToAgent>,
     ) -> impl Future<Output = anyhow::Result<SessionId>> + Send;
@@ -99,8 +100,8 @@ pub trait Fleet: Clone + Send + Sync + 'static {
         reason: String,
     ) -> impl Future<Output = ()> + Send;
 
-    /// Whether an active task of this node needs the revision.
-    fn may_read(&self, node: NodeId, revision: &Revision) -> bool;
+    /// Whether an active task of this node needs the revision, and the key is the node's.
+    fn may_read(&self, node: NodeId, key: Hash, revision: &Revision) -> bool;
 }
 
 impl Fleet for Service {
@@ -116,10 +117,11 @@ impl Fleet for Service {
     async fn session_opened(
         &self,
         node: NodeId,
+        key: Hash,
         hello: Hello,
         to_agent: mpsc::Sender<ToAgent>,
     ) -> anyhow::Result<SessionId> {
-        Service::session_opened(self, node, hello, to_agent).await
+        Service::session_opened(self, node, key, hello, to_agent).await
     }
 
     async fn received(
@@ -135,8 +137,8 @@ impl Fleet for Service {
         Service::session_closed(self, node, session, reason).await;
     }
 
-    fn may_read(&self, node: NodeId, revision: &Revision) -> bool {
-        Service::may_read(self, node, revision)
+    fn may_read(&self, node: NodeId, key: Hash, revision: &Revision) -> bool {
+        Service::may_read(self, node, key, revision)
     }
 }
 

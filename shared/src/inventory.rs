@@ -111,26 +111,27 @@ impl From<&Inventory> for Fingerprint {
 impl Fingerprint {
     /// Compares `self`, which is on record, with what a machine now shows.
     ///
-    /// The same machine shares an address, does not contradict the firmware's UUID, and keeps at
-    /// least half of the parts on record; so one NIC or disk may be replaced at a time.
+    /// The same machine shares an address, shows the firmware's identity where one is on record, and
+    /// keeps at least half of the parts on record, of which one is not an address: addresses are
+    /// easily copied. So one NIC or disk may be replaced at a time.
     pub fn compare(&self, seen: &Self) -> Likeness {
         let macs = self.macs.iter().filter(|mac| seen.macs.contains(mac)).count();
         let disks = self.disk_serials.iter().filter(|d| seen.disk_serials.contains(d)).count();
-        let contradicts = |record: &Option<String>, now: &Option<String>| matches!((record, now), (Some(record), Some(now)) if record != now);
-        let agrees =
-            |record: &Option<String>, now: &Option<String>| record.is_some() && record == now;
-        let uuid_agrees = agrees(&self.smbios_uuid, &seen.smbios_uuid);
-        if macs == 0 && disks == 0 && !uuid_agrees {
+        let firmware = [
+            (&self.smbios_uuid, &seen.smbios_uuid),
+            (&self.smbios_serial, &seen.smbios_serial),
+        ];
+        let firmware_agrees = firmware.iter().any(|(old, new)| old.is_some() && old == new);
+        let firmware_differs = firmware.iter().any(|(old, new)| old.is_some() && old != new);
+        if macs == 0 && disks == 0 && !firmware_agrees {
             return Likeness::Stranger;
         }
         let parts = self.macs.len() + self.disk_serials.len();
-        let kept = macs + disks;
-        let firmware_differs = contradicts(&self.smbios_uuid, &seen.smbios_uuid)
-            || contradicts(&self.smbios_serial, &seen.smbios_serial);
-        if firmware_differs || macs == 0 || 2 * kept < parts {
-            Likeness::Changed
-        } else {
+        let has_more_than_macs = firmware_agrees || disks > 0 || self.disk_serials.is_empty();
+        if macs > 0 && 2 * (macs + disks) >= parts && !firmware_differs && has_more_than_macs {
             Likeness::Same
+        } else {
+            Likeness::Changed
         }
     }
 }
@@ -159,5 +160,10 @@ mod tests {
         check(print("u1", &[1], &["X"]), Likeness::Changed);
         check(print("u1", &[8], &["A", "B"]), Likeness::Changed);
         check(print("u9", &[8], &["Z"]), Likeness::Stranger);
+        check(print("", &[1, 2], &["A", "B"]), Likeness::Changed);
+        let bare = print("", &[1], &["A"]);
+        assert_eq!(bare.compare(&print("", &[1], &[])), Likeness::Changed, "a copied address");
+        assert_eq!(bare.compare(&bare), Likeness::Same);
+        assert_eq!(print("", &[1], &[]).compare(&print("", &[1], &[])), Likeness::Same);
     }
 }

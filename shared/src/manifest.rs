@@ -170,7 +170,12 @@ impl Manifest {
         if manifest.version > crate::version::MANIFEST {
             return Err(ManifestError::Version(manifest.version));
         }
-        manifest.partitions.iter().try_for_each(Partition::check)?;
+        for (position, partition) in manifest.partitions.iter().enumerate() {
+            partition.check()?;
+            if manifest.partitions[..position].iter().any(|other| other.name == partition.name) {
+                return Err(partition.bad("a second partition has its name"));
+            }
+        }
         Ok(manifest)
     }
 
@@ -241,6 +246,9 @@ impl Partition {
         }
         if (self.chunks as usize).div_ceil(CHUNKS_PER_PAGE) != self.pages.len() {
             return Err(self.bad("wrong number of pages"));
+        }
+        if self.pages.iter().any(|page| page.bytes as usize > MAX_PAGE_BYTES) {
+            return Err(self.bad("page length out of range"));
         }
         if self.file.contains('/') || self.file.starts_with('.') || self.file.is_empty() {
             return Err(self.bad("file name leaves the directory"));

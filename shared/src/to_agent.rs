@@ -114,15 +114,18 @@ pub struct Deploy {
     pub fix_up: FixUp,
 }
 
-/// What a deploy may destroy besides what Metalcast itself put there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a deploy may destroy: each permission includes those before it. An agent never goes beyond
+/// what the operator was shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Overwrite {
     /// Nothing: a blank disk, or the layout with a slot that is blank.
     BlankOnly,
     /// The slot's present system, which Metalcast deployed.
     OwnSlot,
-    /// Whatever is there: the operator said so.
-    Anything,
+    /// Whatever is in the slot: the operator said so.
+    AnySlot,
+    /// Whatever is on the disk, its partition table included: the operator said so.
+    WholeDisk,
 }
 
 /// How a deployed system is adapted to its node and slot.

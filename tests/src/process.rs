@@ -246,6 +246,13 @@ impl Background {
         }
     }
 
+    /// Ends it as a service manager would: SIGTERM, a grace period, SIGKILL.
+    pub fn stop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            end(&mut self.child);
+        }
+    }
+
     /// Kills it at once, as a power cut would.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
@@ -255,9 +262,7 @@ impl Background {
 
 impl Drop for Background {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            end(&mut self.child);
-        }
+        self.stop();
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::cargo::cargo;
 use crate::lab::{BRIDGE, Lab};
 use crate::paths;
 use crate::process::{self, Background, bound, run};
@@ -14,6 +15,9 @@ use crate::qemu::Machine;
 
 /// How long the controller may take to answer on its socket after its start.
 const CONTROLLER_START: Duration = Duration::from_secs(60);
+
+/// How often a task is asked for: each asking is a process that the machines' emulation has to share with.
+const TASK_POLL: Duration = Duration::from_millis(50);
 
 /// Where Debian's package ipxe puts the boot files.
 const IPXE_DIR: &str = "/usr/lib/ipxe";
@@ -33,11 +37,6 @@ impl Artefacts {
     /// # Errors
     /// When something does not compile, with the compiler's words.
     pub fn build() -> Result<Self> {
-        let cargo = || {
-            let mut command = Command::new(option_env!("CARGO").unwrap_or("cargo"));
-            command.current_dir(paths::workspace()).env_remove("CARGO_MANIFEST_DIR");
-            command
-        };
         run(cargo().args(["build", "-q", "-p", "metalcast-controller", "--bin", "metalcast"]))
             .context("building the controller")?;
         let printed =
@@ -55,6 +54,7 @@ impl Artefacts {
 pub struct Rig {
     server: Background,
     program: PathBuf,
+    config: PathBuf,
     socket: PathBuf,
 }
 
@@ -70,9 +70,24 @@ impl Rig {
             .with_context(|| format!("writing {}", config.display()))?;
         let server = Self::serve(lab, &artefacts.controller, &config)?;
         let program = artefacts.controller.clone();
-        let mut rig = Self { server, program, socket };
+        let mut rig = Self { server, program, config, socket };
         rig.wait_for_api()?;
         Ok(rig)
+    }
+
+    /// Stops the controller as a service manager would.
+    pub fn stop(&mut self) {
+        self.server.stop();
+    }
+
+    /// Kills the controller in the middle of whatever it does and starts it again; its log begins anew.
+    ///
+    /// # Errors
+    /// As [`Rig::start`].
+    pub fn kill_and_start(&mut self, lab: &Lab) -> Result<()> {
+        self.server.kill();
+        self.server = Self::serve(lab, &self.program, &self.config)?;
+        self.wait_for_api()
     }
 
     /// The API's socket, for `metalcast --socket`.
@@ -155,6 +170,49 @@ impl Rig {
                 );
             }
             process::pause()?;
+        }
+    }
+
+    /// Orders work with a command that makes a job and does not wait; the job's number.
+    ///
+    /// # Errors
+    /// As [`Rig::ask`], or when no job was made.
+    pub fn order(&self, arguments: &[&str]) -> Result<u64> {
+        let answer = self.ask(arguments)?;
+        answer["job"].as_u64().with_context(|| format!("no job in {answer}"))
+    }
+
+    /// Waits until the only task of a job is as wanted, and returns it.
+    ///
+    /// # Errors
+    /// When it has ended otherwise or `timeout` has passed (`reason` says what was waited for), or the controller or
+    /// the machine has ended meanwhile.
+    pub fn wait_for_task(
+        &mut self,
+        job: u64,
+        machine: &mut Machine,
+        timeout: Duration,
+        reason: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let answer = self.ask(&["job", "show", &job.to_string()])?;
+            let task = &answer["tasks"][0];
+            if wanted(task) {
+                return Ok(task.clone());
+            }
+            self.server.check_running()?;
+            machine.check_running()?;
+            if task["ended"] == true || Instant::now() >= deadline {
+                bail!(
+                    "job {job}, not within {timeout:?} or never: {reason}\n{task:#}\n{}\n{}",
+                    self.server.log_tail(),
+                    machine.serial().last_lines(25)
+                );
+            }
+            std::thread::sleep(TASK_POLL);
+            process::check_interrupt()?;
         }
     }
 

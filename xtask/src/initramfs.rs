@@ -2,9 +2,13 @@
 //!
 //! What goes in is declared in `initramfs/manifest/cloud.toml`; this file only brings the packages,
 //! has `grub-mkimage` make GRUB's core images after the recipes of `metalcast-formats`, and writes the
-//! result. Equal packages and an equal agent give equal bytes.
+//! result. Equal packages and an equal agent give equal bytes; what they were is noted beside the
+//! result, and while they stay the same nothing is built.
+
+mod inputs;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -18,6 +22,11 @@ const BUSYBOX_PACKAGE: &str = "busybox-static";
 const GRUB_PACKAGE: &str = "grub-pc-bin";
 /// Where GRUB's modules lie in their package.
 const GRUB_MODULES: &str = "usr/lib/grub/i386-pc";
+
+/// The files of a RAM image.
+const KERNEL: &str = "vmlinuz";
+const INITRAMFS: &str = "initramfs";
+const REPORT: &str = "ram-image.json";
 
 /// A RAM image on this machine's disk.
 #[derive(Debug, Clone)]
@@ -44,7 +53,16 @@ pub fn build(out_dir: &Path, agent: &Path) -> Result<RamImage> {
     let kernel_package = kernel_package(&manifest.kernel_package)?;
     let mut names = vec![kernel_package.as_str(), BUSYBOX_PACKAGE, GRUB_PACKAGE];
     names.extend(manifest.packages.iter().map(String::as_str));
-    let roots = unpacked(&names)?;
+    std::fs::create_dir_all(out_dir).with_context(|| format!("creating {}", out_dir.display()))?;
+    let lock = File::create(out_dir.join("lock")).context("creating a lock")?;
+    lock.lock().context("waiting for another process that builds the RAM image")?;
+    let archives = archives(&names)?;
+    let inputs = inputs::digest(&archives, agent)?;
+    if let Some(version) = inputs::kept(out_dir, &inputs) {
+        let (kernel, initramfs) = (out_dir.join(KERNEL), out_dir.join(INITRAMFS));
+        return Ok(RamImage { kernel, initramfs, version });
+    }
+    let roots = unpacked(archives)?;
     let scratch = paths::scratch("grub")?;
     let grub_dir = scratch.path().join("images");
     make_grub(&roots[GRUB_PACKAGE].join(GRUB_MODULES), scratch.path(), &grub_dir)?;
@@ -61,16 +79,16 @@ pub fn build(out_dir: &Path, agent: &Path) -> Result<RamImage> {
     })
     .context("putting the RAM image together")?;
 
-    std::fs::create_dir_all(out_dir).with_context(|| format!("creating {}", out_dir.display()))?;
     let image = RamImage {
-        kernel: out_dir.join("vmlinuz"),
-        initramfs: out_dir.join("initramfs"),
+        kernel: out_dir.join(KERNEL),
+        initramfs: out_dir.join(INITRAMFS),
         version: built.report.kernel_version.clone(),
     };
     replace(&image.kernel, &built.kernel)?;
     replace(&image.initramfs, &built.initramfs)?;
     let report = serde_json::to_vec_pretty(&built.report).context("writing the report")?;
-    replace(&out_dir.join("ram-image.json"), &report)?;
+    replace(&out_dir.join(REPORT), &report)?;
+    inputs::note(out_dir, &inputs)?;
     Ok(image)
 }
 
@@ -84,32 +102,47 @@ fn kernel_package(meta: &str) -> Result<String> {
         .with_context(|| format!("{meta} depends on no kernel; run apt-get update"))
 }
 
-/// Downloads and unpacks packages, where that was not done before; the root of each by its name.
-fn unpacked<'n>(names: &[&'n str]) -> Result<BTreeMap<&'n str, PathBuf>> {
+/// The `.deb` files of packages in the versions that apt would install now, downloaded where they are not
+/// there; each by its package's name.
+fn archives<'n>(names: &[&'n str]) -> Result<BTreeMap<&'n str, PathBuf>> {
     let cache = paths::target().join("debs");
     std::fs::create_dir_all(&cache).with_context(|| format!("creating {}", cache.display()))?;
-    let mut roots = BTreeMap::new();
+    // One question for all: apt takes a second to read its lists. The answers come in an order of its own,
+    // `'https://...' e2fsprogs_1.47.0-2_amd64.deb 571920 SHA256:...`
+    let mut command = Command::new("apt-get");
+    let answers = process::run(command.args(["download", "--print-uris"]).args(names))?;
+    let mut archives = BTreeMap::new();
     for name in names {
-        let archive = download(&cache, name)?;
-        let stem = archive.file_stem().context("a package without a name")?.to_owned();
-        let root = cache.join("unpacked").join(stem);
+        let is_its = |line: &[&str]| {
+            line.get(1).and_then(|file| file.split_once('_')).is_some_and(|(of, _)| of == *name)
+        };
+        let lines = answers.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let line = lines.into_iter().find(|line| is_its(line));
+        let Some([_, file, size, ..]) = line.as_deref() else {
+            anyhow::bail!("apt knows no source of {name}; run apt-get update");
+        };
+        let size = size.parse().with_context(|| format!("reading the size of {name}: {size}"))?;
+        archives.insert(*name, download(&cache, name, file, size)?);
+    }
+    Ok(archives)
+}
+
+/// Unpacks packages, where that was not done before; the root of each by its name.
+fn unpacked(archives: BTreeMap<&str, PathBuf>) -> Result<BTreeMap<&str, PathBuf>> {
+    let mut roots = BTreeMap::new();
+    for (name, archive) in archives {
+        let stem = archive.file_stem().context("a package without a name")?;
+        let root = archive.with_file_name("unpacked").join(stem);
         if !root.is_dir() {
             unpack(&archive, &root)?;
         }
-        roots.insert(*name, root);
+        roots.insert(name, root);
     }
     Ok(roots)
 }
 
-/// The `.deb` file of a package in the version that apt would install now.
-fn download(cache: &Path, name: &str) -> Result<PathBuf> {
-    // `'https://...' e2fsprogs_1.47.0-2_amd64.deb 571920 SHA256:...`
-    let uris = process::run(Command::new("apt-get").args(["download", "--print-uris", name]))?;
-    let fields: Vec<&str> = uris.split_whitespace().collect();
-    let [_, file, size, ..] = fields[..] else {
-        anyhow::bail!("apt knows no source of {name}; run apt-get update");
-    };
-    let size: u64 = size.parse().with_context(|| format!("reading the size of {name}: {uris}"))?;
+/// The file of a package with the name and size that apt announced.
+fn download(cache: &Path, name: &str, file: &str, size: u64) -> Result<PathBuf> {
     ensure!(!file.contains('/'), "apt names {file} as the file of {name}");
     let path = cache.join(file);
     let whole = |path: &Path| path.metadata().is_ok_and(|meta| meta.len() == size);

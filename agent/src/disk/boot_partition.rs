@@ -42,7 +42,7 @@ pub struct BootPartition {
 impl BootPartition {
     /// Mounts it.
     pub fn open(node: &Path, access: Access, run_dir: &Path) -> anyhow::Result<Self> {
-        let mounted = Mounted::open(node, BOOT_DRIVER, access, run_dir)
+        let mounted = Mounted::open(node, BOOT_DRIVER, None, access, run_dir)
             .context("mounting the boot partition")?;
         let root = mounted.root()?;
         Ok(Self { mounted, root })

@@ -22,8 +22,15 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// Mounts `node` in a directory below `run_dir`. `driver` is the kernel's name of the filesystem.
-    pub fn open(node: &Path, driver: &str, access: Access, run_dir: &Path) -> anyhow::Result<Self> {
+    /// Mounts `node` in a directory below `run_dir`. `driver` is the kernel's name of the filesystem,
+    /// `options` are the driver's own, comma separated.
+    pub fn open(
+        node: &Path,
+        driver: &str,
+        options: Option<&str>,
+        access: Access,
+        run_dir: &Path,
+    ) -> anyhow::Result<Self> {
         let name = node.file_name().unwrap_or_default();
         let dir = run_dir.join("mounts").join(name);
         std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
@@ -32,7 +39,7 @@ impl Mounted {
         if access == Access::Read {
             flags |= MsFlags::MS_RDONLY;
         }
-        while_busy(|| mount::mount(node, &dir, driver, flags, None))?;
+        while_busy(|| mount::mount(node, &dir, driver, flags, options))?;
         Ok(Self { dir: Some(dir) })
     }
 

@@ -6,10 +6,11 @@
 
 use anyhow::{Context, bail};
 use nix::{
+    dir::Dir,
     errno::Errno,
-    fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2},
+    fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, renameat},
     sys::stat::{Mode, fchmod, fstatat, mkdirat},
-    unistd::{UnlinkatFlags, symlinkat, unlinkat},
+    unistd::{UnlinkatFlags, fsync, symlinkat, unlinkat},
 };
 use std::{
     fs::File,
@@ -20,6 +21,12 @@ use std::{
 
 /// Largest file that is read. Debconf's database, the largest that is touched, has a few MiB.
 const MAX_FILE_BYTES: u64 = 32 << 20;
+
+/// Most entries of a directory that are looked at.
+const MAX_DIR_ENTRIES: usize = 1024;
+
+/// Name of a file that is to replace another one in its directory.
+const TEMPORARY: &str = ".metalcast-new";
 
 /// The root directory of a mounted system.
 #[derive(Debug)]
@@ -51,11 +58,51 @@ impl Root {
         Ok(Some(bytes))
     }
 
-    /// The content of a text file; `None` if there is none. Bytes that are no UTF-8 are an error, as
-    /// writing the text back would change them.
-    pub fn read_text(&self, path: &str) -> anyhow::Result<Option<String>> {
-        let Some(bytes) = self.read(path)? else { return Ok(None) };
-        String::from_utf8(bytes).map(Some).with_context(|| format!("{path} is not UTF-8"))
+    /// Rewrites a text file, of whatever encoding; says whether it is another one now, or `None` if
+    /// there is none.
+    pub fn edit(
+        &self,
+        path: &str,
+        change: impl FnOnce(&str) -> String,
+    ) -> anyhow::Result<Option<bool>> {
+        let Some(old) = self.read(path)? else { return Ok(None) };
+        let new = match std::str::from_utf8(&old) {
+            Ok(text) => change(text).into_bytes(),
+            // One character for each byte, so that what is not changed stays as it was.
+            Err(_) => {
+                let text: String = old.iter().copied().map(char::from).collect();
+                let bytes: Result<_, _> =
+                    change(&text).chars().map(|c| u8::try_from(u32::from(c))).collect();
+                bytes
+                    .with_context(|| format!("{path} is not UTF-8 and cannot say what it should"))?
+            }
+        };
+        if new == old {
+            return Ok(Some(false));
+        }
+        self.write(path, &new)?;
+        Ok(Some(true))
+    }
+
+    /// Names of the plain files in a directory, sorted; none if there is no such directory.
+    pub fn files(&self, path: &str) -> anyhow::Result<Vec<String>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
+        let dir = match self.open_at(path, flags, Mode::empty()) {
+            Ok(dir) => Dir::from_fd(dir).with_context(|| format!("reading {path}"))?,
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(Vec::new()),
+            Err(errno) => return Err(errno).with_context(|| format!("opening {path}")),
+        };
+        let mut names = Vec::new();
+        for entry in dir.into_iter().take(MAX_DIR_ENTRIES) {
+            let entry = entry.with_context(|| format!("reading {path}"))?;
+            if let Ok(name) = entry.file_name().to_str()
+                && self.is_plain_file(&format!("{path}/{name}"))
+            {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// Replaces a file's content and keeps its owner and mode; a new file gets mode 0644.
@@ -71,17 +118,27 @@ impl Root {
         write().with_context(|| format!("writing {path}"))
     }
 
-    /// Makes a file of this mode in the place of whatever had its name. Its directories are made too.
+    /// Makes a file of this mode in the place of whatever had its name, which is there with all of its
+    /// content until the new one is on the disk. Its directories are made too.
     pub fn create(&self, path: &str, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
         self.make_parent(path)?;
-        self.remove(path)?;
+        let (parent, name) = self.parent(path)?;
+        let temporary = Path::new(path).with_file_name(TEMPORARY);
+        let temporary = temporary.to_string_lossy();
+        // Power was cut in an earlier attempt.
+        self.remove(&temporary)?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
         let mode = Mode::from_bits_truncate(mode);
-        let mut file = self.open_plain(path, flags, mode)?;
+        let mut file = self.open_plain(&temporary, flags, mode)?;
         // The process's umask has taken its part of the mode.
         fchmod(&file, mode).with_context(|| format!("setting the mode of {path}"))?;
         let mut write = || file.write_all(bytes).and_then(|()| file.sync_all());
-        write().with_context(|| format!("writing {path}"))
+        write().with_context(|| format!("writing {path}"))?;
+        renameat(&parent, TEMPORARY, &parent, name.as_path())
+            .with_context(|| format!("putting {path} in its place"))?;
+        // An O_PATH descriptor cannot be synced.
+        let parent = openat(&parent, ".", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+        parent.and_then(|dir| fsync(&dir)).with_context(|| format!("writing the name {path}"))
     }
 
     /// Makes a symbolic link in the place of whatever had its name. Its directories are made too.
@@ -224,8 +281,38 @@ mod tests {
         assert_eq!(root.read("absent/file").unwrap(), None);
         root.remove("absent/file").unwrap();
         std::fs::write(inside.join("binary"), [0xff, 0xfe]).unwrap();
-        assert!(root.read_text("binary").is_err());
         assert!(root.is_plain_file("binary") && !root.is_plain_file("fifo"));
+        assert_eq!(root.files(".").unwrap(), ["binary"]);
+        assert!(root.files("absent").unwrap().is_empty());
+    }
+
+    #[test]
+    fn text_of_any_encoding_keeps_what_is_not_changed() {
+        let Host { dir, root } = host();
+        let path = dir.path().join("root/text");
+        for (old, new) in [
+            (&b"# gr\xfc\xdfe \x85\xa0\nold\n"[..], &b"# gr\xfc\xdfe \x85\xa0\nnew\n"[..]),
+            ("# grüße\nold\n".as_bytes(), "# grüße\nnew\n".as_bytes()),
+        ] {
+            std::fs::write(&path, old).unwrap();
+            assert_eq!(root.edit("text", |text| text.replace("old", "new")).unwrap(), Some(true));
+            assert_eq!(std::fs::read(&path).unwrap(), new);
+            assert_eq!(root.edit("text", str::to_owned).unwrap(), Some(false));
+        }
+        assert_eq!(root.edit("absent", str::to_owned).unwrap(), None);
+    }
+
+    #[test]
+    fn a_file_is_replaced_in_one_step() {
+        let Host { dir, root } = host();
+        let inside = dir.path().join("root");
+        root.create("dir/menu", b"old", 0o644).unwrap();
+        let before = File::open(inside.join("dir/menu")).unwrap();
+        std::fs::write(inside.join("dir").join(TEMPORARY), "of a power cut").unwrap();
+        root.create("dir/menu", b"new", 0o600).unwrap();
+        assert_eq!(std::io::read_to_string(before).unwrap(), "old", "the old file is whole");
+        assert_eq!(std::fs::read_to_string(inside.join("dir/menu")).unwrap(), "new");
+        assert_eq!(root.files("dir").unwrap(), ["menu"], "nothing else is left");
     }
 
     #[test]

@@ -19,13 +19,21 @@ pub fn fail(error: &anyhow::Error) -> ! {
 }
 
 /// A panic in any thread is printed and restarts the machine after 60 s; until then other threads go
-/// on, so that a write to a disk is not cut.
+/// on, so that a write to a disk is not cut, and the thread itself unwinds, so that whoever waits for
+/// it can tell the controller. The main thread stays: process 1 would end with it.
 pub(super) fn install_panic_hook() {
     std::panic::set_hook(Box::new(|info| {
         // Its place and its message are on lines of their own.
         console::line(&format!("PANIC {}", info.to_string().replace('\n', " ")));
-        restart_after(AFTER_PANIC)
+        let is_main = std::thread::current().name() == Some("main");
+        if is_main || std::thread::Builder::new().spawn(after_panic).is_err() {
+            after_panic();
+        }
     }));
+}
+
+fn after_panic() {
+    restart_after(AFTER_PANIC)
 }
 
 fn restart_after(time: Duration) -> ! {

@@ -22,6 +22,7 @@ mod reaper;
 
 pub use cmdline::Cmdline;
 pub use failure::fail;
+pub use modules::load as load_module;
 
 use anyhow::{Context, Result, ensure};
 use metalcast_netboot::dhcp::client::Lease;

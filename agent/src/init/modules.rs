@@ -2,7 +2,8 @@
 //! and what they need before them.
 //!
 //! First all devices are walked until nothing new appears, then a thread follows the kernel's events:
-//! a bus found by one driver brings the devices of the next, and disks may come late.
+//! a bus found by one driver brings the devices of the next, and disks may come late. What no device
+//! asks for, such as a filesystem, is loaded by [`load`] when it is needed.
 
 use super::console;
 use anyhow::{Context, Result, ensure};
@@ -26,6 +27,47 @@ const QUIET: Duration = Duration::from_millis(500);
 const SETTLE_LIMIT: Duration = Duration::from_secs(15);
 /// A quiet system's thread looks up this often.
 const EVENT_WAIT: Duration = Duration::from_secs(60);
+
+/// Loads a module that no device asks for, such as the driver of a filesystem, and all that it needs.
+/// The kernel itself would start `modprobe` for it, which a RAM image has not.
+///
+/// To be called at any time and from any thread; what is loaded already stays. An error if the
+/// machine has no such module, or the kernel refuses one.
+pub fn load(name: &str) -> Result<()> {
+    let (dir, index) = modules_of_this_kernel()?;
+    load_closure(&dir, &index, name)
+}
+
+fn load_closure(dir: &Path, index: &Index, name: &str) -> Result<()> {
+    for module in index.closure(&[name])? {
+        let path = index.path(module).context("a module without a path")?;
+        insert(&dir.join(path))?;
+    }
+    Ok(())
+}
+
+/// Loads one module. One that finds nothing to drive, as libata's or a processor's faster variant of
+/// an algorithm often do, is no failure.
+fn insert(path: &Path) -> Result<(), metalcast_sys::Error> {
+    match module::load(path, "") {
+        Ok(Loaded::New | Loaded::Already) => Ok(()),
+        Err(error) if error.errno() == Some(nix::errno::Errno::ENODEV as i32) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn modules_of_this_kernel() -> Result<(PathBuf, Index)> {
+    let release = nix::sys::utsname::uname().context("asking for the kernel's version")?;
+    let release = release.release().to_string_lossy().into_owned();
+    let dir = Path::new("/lib/modules").join(&release);
+    ensure!(
+        dir.is_dir(),
+        "the RAM image has no modules for kernel {release}: kernel and initramfs do not belong \
+         together"
+    );
+    let index = Index::parse(&Tables::read(&dir)?)?;
+    Ok((dir, index))
+}
 
 /// Handle on the thread that loads drivers for devices that come later.
 #[derive(Debug)]
@@ -107,15 +149,7 @@ struct Loader {
 
 impl Loader {
     fn open(sys: &Path) -> Result<Self> {
-        let release = nix::sys::utsname::uname().context("asking for the kernel's version")?;
-        let release = release.release().to_string_lossy().into_owned();
-        let modules_dir = Path::new("/lib/modules").join(&release);
-        ensure!(
-            modules_dir.is_dir(),
-            "the RAM image has no modules for kernel {release}: kernel and initramfs do not belong \
-             together"
-        );
-        let index = Index::parse(&Tables::read(&modules_dir)?)?;
+        let (modules_dir, index) = modules_of_this_kernel()?;
         let (loaded, seen) = (BTreeSet::new(), BTreeSet::new());
         Ok(Self { sys: sys.to_owned(), modules_dir, index, loaded, seen })
     }
@@ -164,11 +198,8 @@ impl Loader {
                 continue;
             }
             let Some(path) = self.index.path(&name) else { continue };
-            match module::load(&self.modules_dir.join(path), "") {
-                Ok(Loaded::New | Loaded::Already) => {}
-                // The driver found nothing to drive, as libata's or a processor's often do.
-                Err(error) if error.errno() == Some(nix::errno::Errno::ENODEV as i32) => {}
-                Err(error) => console::line(&format!("{:#}", anyhow::Error::new(error))),
+            if let Err(error) = insert(&self.modules_dir.join(path)) {
+                console::line(&format!("{:#}", anyhow::Error::new(error)));
             }
             self.loaded.insert(name);
         }
@@ -210,5 +241,20 @@ mod tests {
         find_aliases(&sys.path().join("devices"), DEPTH_LIMIT, &mut found);
         found.sort();
         assert_eq!(found, ["pci:v00001AF4d00001000", "virtio:d00000001v00001AF4"]);
+    }
+
+    #[test]
+    fn what_a_module_needs_is_loaded_before_it_and_a_refusal_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["need.ko", "fs.ko"] {
+            std::fs::write(dir.path().join(name), "no module").unwrap();
+        }
+        let dep = "fs.ko: need.ko\nneed.ko:\n".to_owned();
+        let index = Index::parse(&Tables { dep, ..Tables::default() }).unwrap();
+        // The kernel takes neither; the first that it is given is the one that fails.
+        let error = load_closure(dir.path(), &index, "fs").unwrap_err().to_string();
+        assert!(error.ends_with("need.ko"), "{error}");
+        let error = load_closure(dir.path(), &index, "other").unwrap_err().to_string();
+        assert_eq!(error, "the kernel has no such modules: other");
     }
 }

@@ -1,6 +1,6 @@
 //! One session on one connection.
 
-use super::{Config, outbox::Outbox, wire, worker::Worker};
+use super::{Config, STOP_LIMIT, outbox::Outbox, wire, worker::Worker};
 use anyhow::Context;
 use metalcast_shared::{
     codec::MAX_MESSAGE_BYTES,
@@ -21,6 +21,9 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Progress and log lines go at most this often.
 const THROTTLE: Duration = Duration::from_millis(500);
 
+/// How long the controller may take to receive the last events before a restart.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(5);
+
 /// Messages of the controller that wait to be handled.
 const WAITING_MESSAGES: usize = 16;
 
@@ -30,6 +33,8 @@ pub(super) struct Link<'s> {
     pub(super) worker: &'s mut Worker,
     /// Where those who fetch find the connection.
     pub(super) publish: &'s watch::Sender<Option<Connection>>,
+    /// Whether the controller has said on this connection that the node may be written to.
+    pub(super) is_approved: bool,
 }
 
 impl Link<'_> {
@@ -56,8 +61,11 @@ impl Link<'_> {
                 message = incoming.recv() => {
                     let message = message.context("the session's reader has ended")??;
                     if let Some(reason) = self.handle(message)? {
+                        self.worker.stop(&reason, STOP_LIMIT).await;
                         // The last events are worth more than a quick restart.
                         self.send_events(&mut send).await?;
+                        send.finish()?;
+                        let _ = tokio::time::timeout(LAST_WORDS_LIMIT, send.stopped()).await;
                         return Ok(reason);
                     }
                 }
@@ -97,10 +105,15 @@ impl Link<'_> {
     fn handle(&mut self, message: ToAgent) -> anyhow::Result<Option<String>> {
         match message {
             ToAgent::Welcome { name, standing: Standing::AwaitingApproval { reason } } => {
+                self.is_approved = false;
                 tracing::info!("this is {name}; waiting for approval: {reason}");
             }
             ToAgent::Welcome { name, standing: Standing::Approved } => {
+                self.is_approved = true;
                 tracing::info!("this is {name}, approved; waiting for work");
+            }
+            ToAgent::Task(task) if !self.is_approved => {
+                self.worker.refuse(task.id, "this node was not told that it is approved");
             }
             ToAgent::Task(task) => self.worker.take(*task)?,
             ToAgent::Ack { task, number } => self.outbox.acknowledged(task, number),

@@ -47,7 +47,11 @@ fn config(controller: &Controller, machine: Arc<Machine>) -> Config {
 }
 
 fn empty_machine() -> Arc<Machine> {
-    Arc::new(Machine::this(std::path::Path::new("/nonexistent")))
+    Arc::new(empty_machine_value())
+}
+
+fn empty_machine_value() -> Machine {
+    Machine::this(std::path::Path::new("/nonexistent"))
 }
 
 fn task_id(generation: u32) -> TaskId {
@@ -139,7 +143,7 @@ async fn a_manifest_that_the_controller_did_not_sign_is_refused() {
     let behaviour = Behaviour { other_manifest_key: true, ..Behaviour::default() };
     let mut controller = Controller::start(image, behaviour);
     let agent = tokio::spawn(run(config(&controller, rig.machine.clone())));
-    let work = Work::Deploy(Box::new(rig.order(5, Overwrite::Anything)));
+    let work = Work::Deploy(Box::new(rig.order(5, Overwrite::WholeDisk)));
     controller.tell(ToAgent::Task(Box::new(Task { id: task_id(1), work })));
     let end = within(until_end(&mut controller, |_, _, _| {})).await;
     let TaskEvent::Failed { step: None, cause } = end else { panic!("{end:?}") };
@@ -178,6 +182,11 @@ async fn a_cancelled_task_stops_and_another_one_follows() {
     };
     assert_eq!(within(started).await, 1);
     controller.tell(ToAgent::Reboot { reason: "enough".into() });
+    let TaskEvent::Failed { cause, .. } = within(until_end(&mut controller, |_, _, _| {})).await
+    else {
+        panic!("the restart stops the task")
+    };
+    assert_eq!(cause, "cancelled: enough", "and the controller hears of it");
     within(agent).await.unwrap().unwrap();
     assert!(!rig.is_startable(5));
 }
@@ -218,5 +227,39 @@ async fn a_controller_with_another_ca_learns_nothing() {
     let heard = tokio::time::timeout(Duration::from_secs(3), stranger.next()).await;
     assert!(heard.is_err() && stranger.enrolments() == 0);
     assert!(!agent.is_finished(), "it goes on trying");
+    agent.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_not_approved_does_nothing() {
+    let image = TestImage::ordinary();
+    let rig = Rig::new(image.clone());
+    let before = rig.whole_hash();
+    let behaviour = Behaviour { silent_standing: true, ..Behaviour::default() };
+    let mut controller = Controller::start(image, behaviour);
+    let agent = tokio::spawn(run(config(&controller, rig.machine.clone())));
+    let standing = Standing::AwaitingApproval { reason: "approve it".into() };
+    controller.tell(ToAgent::Welcome { name: "node1".into(), standing });
+    let work = Work::Deploy(Box::new(rig.order(5, Overwrite::WholeDisk)));
+    controller.tell(ToAgent::Task(Box::new(Task { id: task_id(1), work })));
+    let end = within(until_end(&mut controller, |_, _, _| {})).await;
+    let TaskEvent::Failed { step: None, cause } = end else { panic!("{end:?}") };
+    assert_eq!(cause, "this node was not told that it is approved");
+    assert!(before == rig.whole_hash());
+    agent.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_panics_fails_with_what_it_said() {
+    let image = TestImage::ordinary();
+    let rig = Rig::new(image.clone());
+    let machine = Machine { disks: Box::new(|| panic!("no disks today")), ..empty_machine_value() };
+    let mut controller = Controller::start(image, Behaviour::default());
+    let agent = tokio::spawn(run(config(&controller, Arc::new(machine))));
+    let work = Work::Deploy(Box::new(rig.order(5, Overwrite::BlankOnly)));
+    controller.tell(ToAgent::Task(Box::new(Task { id: task_id(1), work })));
+    let end = within(until_end(&mut controller, |_, _, _| {})).await;
+    let TaskEvent::Failed { cause, .. } = end else { panic!("{end:?}") };
+    assert_eq!(cause, "the task's thread panicked: no disks today");
     agent.abort();
 }

@@ -4,14 +4,20 @@
 use super::{connect::Identity, fetch::QuicSource, outbox::Outbox};
 use crate::{
     console::StepConsole,
-    task::{self, Cancel, Context, Machine},
+    task::{self, Cancel, Context, Machine, Report},
 };
 use metalcast_shared::{
+    event::TaskEvent,
     id::TaskId,
     to_agent::{Task, Work},
 };
 use quinn::Connection;
-use std::{sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{runtime::Handle, sync::oneshot, sync::watch};
 
 pub(super) struct Worker {
@@ -76,11 +82,9 @@ impl Worker {
         let Some(ended) = self.current.as_mut().and_then(|current| current.ended.as_mut()) else {
             return std::future::pending().await;
         };
-        // An error says that the thread panicked; it has ended all the same.
+        // An error says that the thread is gone without a word; it has ended all the same.
         let _ = ended.await;
-        if let Some(current) = &mut self.current {
-            current.ended = None;
-        }
+        self.has_ended();
         match self.next.take() {
             Some(next) => self.start(next),
             None => Ok(()),
@@ -92,9 +96,28 @@ impl Worker {
         self.next = None;
         if let Some(Current { cancel, ended: Some(ended), .. }) = &mut self.current {
             cancel.cancel(reason);
-            if tokio::time::timeout(limit, ended).await.is_err() {
-                tracing::warn!("the running task did not stop in {} s", limit.as_secs());
+            match tokio::time::timeout(limit, ended).await {
+                Ok(_) => self.has_ended(),
+                Err(_) => {
+                    tracing::warn!("the running task did not stop in {} s", limit.as_secs());
+                }
             }
+        }
+    }
+
+    /// Tells the controller that a task is not begun.
+    pub(super) fn refuse(&self, task: TaskId, cause: &str) {
+        tracing::warn!("a task is refused: {cause}");
+        // One that is in hand goes on, and its events keep their numbers.
+        if self.in_hand().is_none() {
+            let cause = cause.to_owned();
+            self.outbox.push(task, Report::Event(TaskEvent::Failed { step: None, cause }));
+        }
+    }
+
+    fn has_ended(&mut self) {
+        if let Some(current) = &mut self.current {
+            current.ended = None;
         }
     }
 
@@ -112,12 +135,23 @@ impl Worker {
             cancel,
         };
         std::thread::Builder::new().name("task".into()).spawn(move || {
-            run.task(&task);
+            let done = catch_unwind(AssertUnwindSafe(|| run.task(&task)));
+            if let Err(panic) = done {
+                let cause = format!("the task's thread panicked: {}", words_of(panic.as_ref()));
+                let failed = TaskEvent::Failed { step: None, cause };
+                run.outbox.push(task.id, Report::Event(failed));
+            }
             // Whoever waited may have gone.
             let _ = sender.send(());
         })?;
         Ok(())
     }
+}
+
+/// What a panic said.
+fn words_of(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 struct Run {

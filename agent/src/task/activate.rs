@@ -1,10 +1,11 @@
 //! Step `activate`: the slot is what the disk's menu starts from now on.
 
-use super::{StepLog, plan::Target};
+use super::{StepLog, plan::Target, swap};
 use crate::disk::Access;
 
 pub(super) fn run(target: &Target, log: &StepLog<'_>) -> anyhow::Result<()> {
     let number = target.slot.number;
+    swap::forget_suspended(target, log)?;
     let boot = target.open_boot(Access::Write, log)?;
     let before = boot.active()?;
     boot.activate(number)?;

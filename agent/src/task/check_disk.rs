@@ -1,17 +1,18 @@
 //! Step `check-disk`: finds the disk by its identity, looks at what is on it and refuses what the task
-//! may not overwrite. Nothing is written.
+//! may not overwrite. Nothing is written, but that a damaged boot partition of ours is repaired.
 
 use super::{
-    StepLog,
+    StepLog, driver,
     plan::{BootState, Image, TableState, Target, announce, window},
+    swap,
 };
-use crate::disk::{Access, BOOT_DRIVER, BOOT_LABEL, Device, SlotRecord, Window};
+use crate::disk::{Access, BOOT_DRIVER, BOOT_LABEL, BootPartition, Device, SlotRecord, Window};
 use anyhow::{Context, bail, ensure};
 use metalcast_formats::{
     grub,
     layout::{self, DiskPlan, PlannedPartition, Role, SECTOR_BYTES},
     mbr,
-    probe::{Contents, Found, Kind},
+    probe::{Contents, Found, Kind, WINDOW_BYTES},
 };
 use metalcast_shared::{
     disk::{Disk, DiskSelector},
@@ -24,8 +25,8 @@ use std::path::PathBuf;
 pub(super) fn deploy(image: &Image<'_>, log: &StepLog<'_>) -> anyhow::Result<Target> {
     let deploy = image.deploy;
     let Place { disk, path, plan, slot } = place(&deploy.disk, &deploy.layout, deploy.slot, log)?;
-    for driver in [BOOT_DRIVER, image.family.driver()] {
-        has_driver(driver)?;
+    for name in [BOOT_DRIVER, image.family.driver()] {
+        driver::require(name)?;
     }
     let slot_bytes = slot.sectors * SECTOR_BYTES;
     let needed = image.partition().device_bytes;
@@ -48,30 +49,17 @@ pub(super) fn deploy(image: &Image<'_>, log: &StepLog<'_>) -> anyhow::Result<Tar
     let found = window(&device, &slot)?.look()?;
     drop(device);
     let table = TableState::AsPlanned(signature);
-    let target = Target { disk: path, plan, slot, table, boot, make_swap };
+    let mut target = Target { disk: path, plan, slot, table, boot, make_swap };
+    check_boot(&mut target, deploy.overwrite, log)?;
     may_overwrite(&target, &found, deploy.overwrite, log)?;
     log.note(format!("the disk has layout {}", deploy.layout.name));
     Ok(target)
 }
 
-/// A system that cannot be mounted cannot be adapted: better known before it is written.
-fn has_driver(name: &str) -> anyhow::Result<()> {
-    let known = std::fs::read_to_string("/proc/filesystems").context("listing filesystems")?;
-    if known.lines().any(|line| line.split_whitespace().last() == Some(name)) {
-        return Ok(());
-    }
-    // On a whole system the kernel loads it when it is asked to mount.
-    let loader = std::fs::read_to_string("/proc/sys/kernel/modprobe").unwrap_or_default();
-    ensure!(
-        std::path::Path::new(loader.trim()).is_file(),
-        "the RAM image has no driver for {name}"
-    );
-    Ok(())
-}
-
 /// For starting another slot.
 pub(super) fn select(select: &SelectSlot, log: &StepLog<'_>) -> anyhow::Result<Target> {
     let Place { path, plan, slot, .. } = place(&select.disk, &select.layout, select.slot, log)?;
+    driver::require(BOOT_DRIVER)?;
     let device = log.machine().open(&path)?;
     let Some(signature) = planned_table(&device, &plan)? else {
         bail!(
@@ -159,27 +147,41 @@ fn may_partition(
     plan: &DiskPlan,
     overwrite: Overwrite,
 ) -> anyhow::Result<()> {
-    if overwrite == Overwrite::Anything {
+    if overwrite == Overwrite::WholeDisk {
         return Ok(());
     }
-    let table = mbr::read(&mut device.file(), device.bytes() / SECTOR_BYTES);
-    let no_table = match &table {
-        Ok(table) => table.entries.is_empty(),
-        Err(error) => matches!(error, mbr::ReadError::NoTable),
-    };
     let found = device.whole().look()?;
-    // A table without entries makes its disk look like an unknown thing, and holds nothing.
-    if no_table && (found == Contents::Blank || table.is_ok()) && disk.contents.is_empty() {
+    let is_free = match &found {
+        Contents::Blank => true,
+        Contents::Unknown => has_only_an_empty_table(device)?,
+        Contents::Known(_) => false,
+    };
+    if is_free {
         return Ok(());
     }
-    let contents: Vec<String> = disk.contents.iter().map(ToString::to_string).collect();
-    let contents = if contents.is_empty() { found.to_string() } else { contents.join(", ") };
     bail!(
-        "{} is not blank and does not have the layout ({}); it holds: {contents}; nothing was \
-         written, and nothing will be without leave to overwrite anything",
+        "{} is not blank and does not have the layout ({}); it holds: {found}; nothing was written, \
+         and nothing will be without leave to overwrite anything",
         disk.name,
         table_text(device, plan)
     );
+}
+
+/// Whether all that is on the disk is what sfdisk leaves where it makes a table without partitions:
+/// the table's signature and 55AA.
+fn has_only_an_empty_table(device: &Device<'_>) -> anyhow::Result<bool> {
+    let bytes = WINDOW_BYTES.min(device.bytes());
+    let mut head = vec![0; bytes as usize];
+    let mut tail = head.clone();
+    device.whole().read_at(&mut head, 0)?;
+    device.whole().read_at(&mut tail, device.bytes() - bytes)?;
+    let Some(sector) = head.first_chunk_mut::<{ SECTOR_BYTES as usize }>() else {
+        return Ok(false);
+    };
+    let has_table = sector[0x1fe..] == [0x55, 0xaa];
+    sector[0x1b8..0x1bc].fill(0);
+    sector[0x1fe..].fill(0);
+    Ok(has_table && head.iter().chain(&tail).all(|byte| *byte == 0))
 }
 
 fn boot_state(
@@ -194,12 +196,27 @@ fn boot_state(
     }
     match found {
         Contents::Blank => Ok(BootState::ToBeFormatted),
-        _ if overwrite == Overwrite::Anything => Ok(BootState::ToBeFormatted),
+        _ if overwrite == Overwrite::WholeDisk => Ok(BootState::ToBeFormatted),
         _ => bail!(
             "partition {} is to be the boot partition, but holds {found}; nothing will be written \
              without leave to overwrite anything",
             plan.boot().number
         ),
+    }
+}
+
+/// Mounts it, so that a damaged one is known before anything is written.
+fn check_boot(target: &mut Target, overwrite: Overwrite, log: &StepLog<'_>) -> anyhow::Result<()> {
+    if target.boot == BootState::ToBeFormatted {
+        return Ok(());
+    }
+    match target.open_boot(Access::Read, log).and_then(BootPartition::close) {
+        Err(error) if overwrite == Overwrite::WholeDisk => {
+            log.note(format!("the boot partition will be formatted anew: {error:#}"));
+            target.boot = BootState::ToBeFormatted;
+            Ok(())
+        }
+        other => other,
     }
 }
 
@@ -209,24 +226,18 @@ fn wants_swap(
     overwrite: Overwrite,
     log: &StepLog<'_>,
 ) -> anyhow::Result<bool> {
-    let Some(swap) = plan.partitions.iter().find(|partition| partition.role == Role::Swap) else {
-        return Ok(false);
-    };
-    let found = window(device, swap)?.look()?;
+    let Some(partition) = swap::of(plan) else { return Ok(false) };
+    let found = window(device, partition)?.look()?;
     match &found {
-        found if is_swap(found) => Ok(false),
+        found if swap::is_swap(found) => Ok(false),
         Contents::Blank => Ok(true),
-        _ if overwrite == Overwrite::Anything => Ok(true),
+        _ if overwrite == Overwrite::WholeDisk => Ok(true),
         _ => {
-            log.note(format!("swap partition {} holds {found} and is left alone", swap.number));
+            let number = partition.number;
+            log.note(format!("swap partition {number} holds {found} and is left alone"));
             Ok(false)
         }
     }
-}
-
-/// Whether this is swap space.
-pub(super) fn is_swap(found: &Contents) -> bool {
-    found.find(Kind::Swap).or(found.find(Kind::Hibernated)).is_some()
 }
 
 /// What the boot partition says of the slot.
@@ -253,7 +264,7 @@ fn may_overwrite(
     log: &StepLog<'_>,
 ) -> anyhow::Result<()> {
     let number = target.slot.number;
-    if *found == Contents::Blank || overwrite == Overwrite::Anything {
+    if *found == Contents::Blank || overwrite >= Overwrite::AnySlot {
         return Ok(());
     }
     match (slot_state(target, log)?, overwrite) {

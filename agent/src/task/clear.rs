@@ -3,12 +3,14 @@
 use super::{
     StepLog,
     plan::{Image, Target},
+    swap,
 };
 use crate::disk::{Access, MIB, SlotRecord};
 use metalcast_formats::layout::SECTOR_BYTES;
 
 pub(super) fn run(image: &Image<'_>, target: &Target, log: &StepLog<'_>) -> anyhow::Result<()> {
     let number = target.slot.number;
+    swap::forget_suspended(target, log)?;
     let boot = target.open_boot(Access::Write, log)?;
     boot.mark_writing(number)?;
     let record = SlotRecord {

@@ -8,21 +8,19 @@ mod fs_id;
 mod fstab;
 mod grub_pc;
 mod identity;
+mod system;
 
 use super::{
     StepLog,
-    check_disk::is_swap,
     plan::{Image, Target, window},
+    swap,
 };
 use crate::{
-    disk::{Access, Mounted, Root, uuid_of},
+    disk::{Root, uuid_of},
     report,
 };
 use anyhow::Context;
-use metalcast_formats::{
-    layout::{Role, SECTOR_BYTES},
-    mbr,
-};
+use metalcast_formats::{layout::SECTOR_BYTES, mbr};
 
 /// By what the deployed system can name its devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +29,6 @@ struct Ids {
     root_uuid: String,
     /// The one it had in the image, if it was given another.
     image_uuid: Option<String>,
-    /// Whether another partition of the node has the same UUID, so that it names neither.
-    ambiguous: bool,
     /// PARTUUID of the slot.
     root_partuuid: String,
     /// UUID of this disk's swap partition.
@@ -44,19 +40,14 @@ struct Ids {
 impl Ids {
     /// How fstab and the kernel's command line name the root.
     fn root(&self) -> String {
-        match self.ambiguous {
-            true => format!("PARTUUID={}", self.root_partuuid),
-            false => format!("UUID={}", self.root_uuid),
-        }
+        format!("UUID={}", self.root_uuid)
     }
 }
 
 pub(super) fn run(image: &Image<'_>, target: &Target, log: &StepLog<'_>) -> anyhow::Result<()> {
     let ids = ids(image, target, log)?;
-    let node = target.node(target.slot.number);
-    let mounted =
-        Mounted::open(&node, image.family.driver(), Access::Write, &log.machine().run_dir)
-            .with_context(|| format!("mounting slot {}", target.slot.number))?;
+    let mounted = system::mount(image, target, log)
+        .with_context(|| format!("mounting slot {}", target.slot.number))?;
     let outcome = adapt(image, &mounted.root()?, &ids, log);
     // Also after a failure: what was changed is written, and nothing stays mounted.
     let closed = mounted.close();
@@ -96,18 +87,16 @@ fn ids(image: &Image<'_>, target: &Target, log: &StepLog<'_>) -> anyhow::Result<
     let unique = fs_id::make_unique(image, target, log).context("fix-up unique-fs-id")?;
     let device = target.open(log)?;
     let table = mbr::read(&mut device.file(), device.bytes() / SECTOR_BYTES)?;
-    let swap = target.plan.partitions.iter().find(|partition| partition.role == Role::Swap);
-    let swap_uuid = match swap {
-        Some(swap) => {
-            let found = window(&device, swap)?.look()?;
-            uuid_of(&found).filter(|_| is_swap(&found))
+    let swap_uuid = match swap::of(&target.plan) {
+        Some(partition) => {
+            let found = window(&device, partition)?.look()?;
+            uuid_of(&found).filter(|_| swap::is_swap(&found))
         }
         None => None,
     };
     Ok(Ids {
         root_uuid: unique.uuid,
         image_uuid: unique.image_uuid,
-        ambiguous: unique.ambiguous,
         root_partuuid: table.partuuid(target.slot.number),
         swap_uuid,
         known: unique.known,

@@ -2,14 +2,10 @@
 
 use super::{
     StepLog,
-    plan::{BootState, Target, window},
-    tools,
+    plan::{BootState, Target},
+    swap, tools,
 };
 use crate::disk::BOOT_LABEL;
-use metalcast_formats::{
-    layout::{Role, SECTOR_BYTES},
-    swap,
-};
 use std::path::Path;
 use uuid::Uuid;
 
@@ -26,21 +22,17 @@ pub(super) fn run(target: &Target, log: &StepLog<'_>) -> anyhow::Result<()> {
             log.note(format!("boot partition {} formatted", target.plan.boot().number));
         }
     }
-    let swap = target.plan.partitions.iter().find(|partition| partition.role == Role::Swap);
-    if let Some(swap) = swap.filter(|_| target.make_swap) {
-        let device = target.open(log)?;
+    if let Some(partition) = swap::of(&target.plan).filter(|_| target.make_swap) {
         let id = Uuid::new_v4();
-        let header = swap::header(swap.sectors * SECTOR_BYTES, id, "")?;
-        window(&device, swap)?.write_at(&header, 0)?;
-        device.flush()?;
-        device.drop_caches()?;
-        log.note(format!("swap partition {} formatted, UUID {id}", swap.number));
+        swap::make(&target.open(log)?, partition, id, "")?;
+        log.note(format!("swap partition {} formatted, UUID {id}", partition.number));
     }
     Ok(())
 }
 
 fn make_boot(node: &Path) -> anyhow::Result<()> {
     let lazy = "lazy_itable_init=0,lazy_journal_init=0,nodiscard";
-    let arguments = ["-q", "-F", "-t", "ext4", "-L", BOOT_LABEL, "-O", FEATURES, "-E", lazy];
-    Ok(tools::run("mke2fs", &arguments, node)?)
+    tools::run("mke2fs", &["-q", "-F", "-t", "ext4", "-O", FEATURES, "-E", lazy], node)?;
+    // The label says that it is ours and whole, so it comes last.
+    Ok(tools::run("tune2fs", &["-L", BOOT_LABEL], node)?)
 }

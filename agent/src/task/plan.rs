@@ -1,6 +1,6 @@
 //! What a task is about, checked: the image that it may trust, and the place that it may write to.
 
-use super::{ChunkSource, StepLog};
+use super::{ChunkSource, StepLog, tools};
 use crate::disk::{Access, BootPartition, Device, Window, while_busy};
 use anyhow::{Context, bail, ensure};
 use metalcast_formats::layout::{DiskPlan, PlannedPartition, Role, SECTOR_BYTES};
@@ -163,13 +163,20 @@ impl Target {
         log.machine().open(&self.disk)
     }
 
+    /// A boot partition that cannot be mounted is repaired: all that is in it can be written again.
     pub(super) fn open_boot(
         &self,
         access: Access,
         log: &StepLog<'_>,
     ) -> anyhow::Result<BootPartition> {
         let node = self.node(self.plan.boot().number);
-        BootPartition::open(&node, access, &log.machine().run_dir)
+        let run_dir = &log.machine().run_dir;
+        BootPartition::open(&node, access, run_dir).or_else(|error| {
+            log.note(format!("the boot partition is damaged and is repaired: {error:#}"));
+            // It refuses what is mounted.
+            tools::repair_ext(&node)?;
+            BootPartition::open(&node, access, run_dir)
+        })
     }
 
     /// The slot and nothing else.

@@ -1,7 +1,8 @@
-//! Whole tasks on loop disks, with real images: made by mke2fs, read by partclone, checked by
-//! e2fsck, debugfs, sfdisk and grub-editenv.
+//! Whole tasks on loop disks, with real images: made by mke2fs, mkfs.xfs and mkfs.btrfs, read by
+//! partclone, checked by the filesystems' own tools, debugfs, sfdisk, grub-editenv and grub-fstest.
 
 mod deploy;
+mod filesystems;
 mod interrupted;
 mod refused;
 pub(crate) mod rig;

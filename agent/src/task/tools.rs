@@ -15,3 +15,12 @@ pub(super) fn run(program: &str, arguments: &[&str], device: &Path) -> Result<()
     command.env("PATH", SEARCH_PATH).env("LC_ALL", "C").args(arguments).arg(device);
     child::run(command, &[], LIMITS).map(drop)
 }
+
+/// Repairs an ext2/3/4, also where that costs files.
+pub(super) fn repair_ext(node: &Path) -> Result<(), ChildError> {
+    match run("e2fsck", &["-f", "-y"], node) {
+        // e2fsck(8): 1 says that errors were corrected.
+        Err(error @ ChildError::Failed { .. }) if error.code() == Some(1) => Ok(()),
+        other => other,
+    }
+}

@@ -49,12 +49,7 @@ pub(super) async fn remove(
         return Err(Problem::new(StatusCode::BAD_REQUEST, code::INVALID, detail));
     };
     let revision = Revision { image, number };
-    if let Some(job) = shared.service.jobs_using(&revision).await.first() {
-        let detail = format!("{revision} is needed by job {job}; wait for it or cancel it");
-        return Err(Problem::new(StatusCode::CONFLICT, code::IMAGE_IN_USE, detail));
-    }
-    shared.service.note_deed(&peer.to_string(), format!("remove image {revision}")).await?;
-    blocking(&shared, move |images| images.remove(&revision)).await?;
+    shared.service.remove_image(&revision, &peer.to_string()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -43,8 +43,29 @@ pub(super) async fn list(State(shared): State<Shared>) -> Result<Json<Vec<JobSum
 pub(super) async fn show(
     State(shared): State<Shared>,
     Path(id): Path<String>,
+    detail: Result<Query<Detail>, QueryRejection>,
 ) -> Result<Json<JobView>, Problem> {
-    Ok(Json(shared.service.job(number(&id)?).await?))
+    let Query(Detail { brief }) = detail?;
+    let id = number(&id)?;
+    let job = match brief {
+        true => shared.service.job_state(id).await,
+        false => shared.service.job(id).await,
+    };
+    Ok(Json(job?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Detail {
+    /// Without steps and timelines, for those who ask often.
+    #[serde(default)]
+    brief: bool,
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(error: QueryRejection) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code::INVALID, error.body_text())
+    }
 }
 
 #[derive(Deserialize)]
@@ -61,8 +82,7 @@ pub(super) async fn events(
     Path(id): Path<String>,
     window: Result<Query<Window>, QueryRejection>,
 ) -> Result<Json<Vec<JobEvent>>, Problem> {
-    let Query(Window { after, wait_seconds }) = window
-        .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, code::INVALID, error.body_text()))?;
+    let Query(Window { after, wait_seconds }) = window?;
     let wait = Duration::from_secs(wait_seconds).min(MAX_WAIT);
     tokio::select! {
         events = shared.service.job_events(number(&id)?, after, wait) => Ok(Json(events?)),

@@ -25,8 +25,6 @@ pub mod code {
     pub const TOO_SLOW: &str = "too-slow";
     /// Too many operations are under way.
     pub const BUSY: &str = "busy";
-    /// The image is needed by a job.
-    pub const IMAGE_IN_USE: &str = "image-in-use";
 }
 
 /// An error as it is sent.

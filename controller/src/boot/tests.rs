@@ -202,7 +202,7 @@ fn scripts_follow_the_boot_table() {
     assert!(ram.starts_with("#!ipxe\n"), "{ram}");
     for part in [
         "kernel http://10.77.0.1/ram/vmlinuz?mac=52-54-00-00-00-10 ",
-        " initrd=initrd.magic BOOTIF=01-52-54-00-00-00-10 ",
+        " BOOTIF=01-52-54-00-00-00-10 ",
         "initrd http://10.77.0.1/ram/initramfs?mac=52-54-00-00-00-10 ",
     ] {
         assert!(ram.contains(part), "{part} is not in {ram}");

@@ -1,6 +1,6 @@
 //! The one place that writes: results to stdout, talk to stderr, never a colour where nobody looks.
 
-use super::NO_COLOR_VARIABLE;
+use super::{NO_COLOR_VARIABLE, client::CallError};
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 
@@ -54,6 +54,27 @@ impl Printer {
                 self.line(text.trim_end());
             }
         }
+    }
+
+    /// A result that people are told as talk.
+    pub(super) fn value<T: Serialize>(&self, value: &T) {
+        self.result(value, |_| String::new());
+    }
+
+    /// What went wrong, with its causes; for programs as a problem document.
+    pub(super) fn failure(&self, error: &anyhow::Error) {
+        if !self.json {
+            return self.talk(&format!("metalcast: {error:#}"));
+        }
+        let document = match error.downcast_ref() {
+            Some(CallError::Refused(problem)) => serde_json::json!(problem),
+            Some(_) | None => serde_json::json!({
+                "title": "Error",
+                "detail": format!("{error:#}"),
+                "code": "failed",
+            }),
+        };
+        self.talk(&document.to_string());
     }
 
     /// A line of results. A reader that went away is not our problem.

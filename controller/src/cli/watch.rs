@@ -101,7 +101,7 @@ pub(super) async fn job(
                 printer.talk(&format!("{} {} {text}", clock(event.at_unix_ms), event.node));
             }
         }
-        let path = format!("/jobs/{id}");
+        let path = format!("/jobs/{id}?brief=true");
         let view: JobView = patiently(printer, || client.get(&path)).await?;
         let exit = match view.summary.state {
             JobState::Running if limit.is_none_or(|limit| began.elapsed() < limit) => {
@@ -127,6 +127,8 @@ pub(super) async fn job(
         if printer.is_terminal() {
             printer.status_line("");
         }
+        let path = format!("/jobs/{id}");
+        let view: JobView = patiently(printer, || client.get(&path)).await?;
         printer.result(&view, |view| outcome(view, printer));
         return Ok(exit);
     }

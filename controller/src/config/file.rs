@@ -5,6 +5,7 @@ use super::{
     Reenrol, RouterSolicitations,
 };
 use metalcast_formats::layout::compute;
+use metalcast_netboot::dhcp::server::{MAX_DNS, MAX_RANGE};
 use metalcast_shared::layout::Layout;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -282,8 +283,11 @@ impl DhcpKeys {
                 return wrong("dhcp.router", format!("{router} lies in the range; leave it out"));
             }
         }
-        if self.dns.len() > 8 {
-            return wrong("dhcp.dns", "at most 8 name servers");
+        if self.dns.len() > MAX_DNS {
+            return wrong("dhcp.dns", format!("at most {MAX_DNS} name servers"));
+        }
+        if end.to_bits() - start.to_bits() >= MAX_RANGE {
+            return wrong("dhcp.range_end", format!("at most {MAX_RANGE} addresses in a range"));
         }
         if self.lease_seconds < MIN_LEASE_SECONDS {
             return wrong("dhcp.lease_seconds", format!("must be at least {MIN_LEASE_SECONDS}"));

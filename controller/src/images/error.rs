@@ -151,6 +151,21 @@ pub enum ImportError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The store's disk filled up on the way.
+    #[error(
+        "{path} cannot be written at byte {offset}: the whole import needs about {needed_bytes} bytes; \
+         remove images that are no longer needed or enlarge the disk"
+    )]
+    Full {
+        /// The file or directory.
+        path: PathBuf,
+        /// How far it was written.
+        offset: u64,
+        /// The same estimate as in [`Self::Space`].
+        needed_bytes: u64,
+        /// The system's reason: no space, or a quota.
+        source: io::Error,
+    },
     /// zstd refuses.
     #[error("compressing partition {partition}")]
     Compress {
@@ -165,6 +180,25 @@ pub enum ImportError {
     /// The store itself.
     #[error("the store cannot take the image")]
     Store(#[from] StoreError),
+}
+
+impl ImportError {
+    /// Says how much an import needs, if this is about a full disk.
+    pub(super) fn with_need(self, needed_bytes: u64) -> Self {
+        match self {
+            Self::Write { path, offset, source } if is_full(&source) => {
+                Self::Full { path, offset, needed_bytes, source }
+            }
+            Self::Store(StoreError::Io { path, source, .. }) if is_full(&source) => {
+                Self::Full { path, offset: 0, needed_bytes, source }
+            }
+            other => other,
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// An error and its causes in one line, for a place that shows only text.

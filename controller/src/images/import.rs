@@ -53,10 +53,18 @@ pub(super) fn import(
 ) -> Result<Revision, ImportError> {
     let directory = Directory::open(source)?;
     check_side_files(&directory)?;
-    check_space(images.layout.root(), &directory)?;
-    let build = images.layout.temporary()?;
+    let needed_bytes = check_space(images.layout.root(), &directory)?;
+    build(images, &directory, name, progress).map_err(|error| error.with_need(needed_bytes))
+}
 
-    let mut sums = copy_side_files(&directory, build.path())?;
+fn build(
+    images: &Images,
+    directory: &Directory,
+    name: &ImageName,
+    progress: &dyn Fn(ImportProgress),
+) -> Result<Revision, ImportError> {
+    let build = images.layout.temporary()?;
+    let mut sums = copy_side_files(directory, build.path())?;
     let mut pages = PageFile::create(build.path())?;
     let total_bytes = directory.partitions.iter().map(PartitionImage::bytes).sum();
     let mut before = 0;
@@ -73,7 +81,7 @@ pub(super) fn import(
     pages.finish()?;
     write_sums(build.path(), sums)?;
     sync_dir(build.path())?;
-    publish(images, build, name, &directory, partitions)
+    publish(images, build, name, directory, partitions)
 }
 
 fn check_side_files(directory: &Directory) -> Result<(), ImportError> {
@@ -87,8 +95,8 @@ fn check_side_files(directory: &Directory) -> Result<(), ImportError> {
     }
 }
 
-/// An estimate that spares most hopeless imports; a disk that fills up later is an error then.
-fn check_space(root: &Path, directory: &Directory) -> Result<(), ImportError> {
+/// An estimate, in bytes, that spares most hopeless imports; a disk that fills up later is an error then.
+fn check_space(root: &Path, directory: &Directory) -> Result<u64, ImportError> {
     let data: u64 = directory
         .partitions
         .iter()
@@ -104,7 +112,7 @@ fn check_space(root: &Path, directory: &Directory) -> Result<(), ImportError> {
         .map_err(|errno| StoreError::io("asking for the free space of", root)(errno.into()))?;
     let free = stat.blocks_available().saturating_mul(stat.fragment_size());
     if free >= needed {
-        return Ok(());
+        return Ok(needed);
     }
     let path = root.to_owned();
     Err(ImportError::Space { path, needed_mib: needed / MIB, free_mib: free / MIB })

@@ -193,12 +193,11 @@ pub fn deployment(ask: &Ask<'_>) -> Result<DiskPlan, PlanError> {
         let foreign = disk.contents.iter().filter(|content| in_slot(content.partition));
         (LayoutAction::Keep, foreign.map(ToString::to_string).collect())
     };
-    let overwrite = if ask.yes {
-        Overwrite::Anything
-    } else if present.is_some() {
-        Overwrite::OwnSlot
-    } else {
-        Overwrite::BlankOnly
+    let overwrite = match (ask.yes, layout) {
+        (true, LayoutAction::Write | LayoutAction::Replace) => Overwrite::WholeDisk,
+        (true, LayoutAction::Keep) => Overwrite::AnySlot,
+        (false, _) if present.is_some() => Overwrite::OwnSlot,
+        (false, _) => Overwrite::BlankOnly,
     };
     Ok(DiskPlan { disk: disk.clone(), selector, layout, present, foreign, overwrite })
 }
@@ -236,7 +235,7 @@ pub fn selection(
 impl DiskPlan {
     /// Whether the operator has to agree first.
     pub fn needs_yes(&self) -> bool {
-        !self.foreign.is_empty() && self.overwrite != Overwrite::Anything
+        !self.foreign.is_empty() && self.overwrite < Overwrite::AnySlot
     }
 }
 

@@ -28,6 +28,9 @@ pub const MAX_GENERATION: u32 = 10;
 pub const BEGIN_LIMIT_MS: i64 = 5 * 60 * 1000;
 /// How long the work may take: a 2 TB image over 1 Gbit/s needs 5 hours.
 pub const WORK_LIMIT_MS: i64 = 24 * 3600 * 1000;
+/// How long the work may stand still while its agent is heard of: checking and growing a filesystem
+/// of terabytes says nothing for minutes.
+pub const STILL_LIMIT_MS: i64 = 30 * 60 * 1000;
 /// How long an agent may take to come to a safe point.
 pub const CANCEL_LIMIT_MS: i64 = 2 * 60 * 1000;
 /// How long a node may take from the reboot order to its boot script; servers spend minutes in
@@ -352,10 +355,11 @@ fn cancel_asked(life: &Life, reason: &str, now: i64) -> (Life, Vec<TaskEffect>) 
 fn expired(life: &Life, cause: &str) -> (Life, Vec<TaskEffect>) {
     let failed = TaskState::Failed { cause: cause.to_owned() };
     match &life.state {
-        TaskState::Waiting { .. }
-        | TaskState::WorkDone { .. }
+        TaskState::Waiting { .. } => life.to(failed, vec![]),
+        // What was to start did not: its next start leads to where it can be helped.
+        TaskState::WorkDone { .. }
         | TaskState::Rebooting { .. }
-        | TaskState::AwaitingReport { .. } => life.to(failed, vec![]),
+        | TaskState::AwaitingReport { .. } => life.to(failed, vec![TaskEffect::BootIntoAgent]),
         TaskState::HandedOut { .. } | TaskState::Running { .. } => {
             let reason = cause.to_owned();
             life.to(failed, vec![TaskEffect::SendCancel { reason }, TaskEffect::BootIntoAgent])
@@ -400,10 +404,22 @@ pub struct Deadline {
     pub cause: String,
 }
 
-/// When the present state ends by itself and why; `None` for a task that has ended. `last_seen` is
-/// when the node's agent was last heard of, `netboot_limit_ms` how long the node may take to come
-/// into the RAM image.
-pub fn deadline(life: &Life, last_seen: i64, netboot_limit_ms: i64) -> Option<Deadline> {
+/// What is known of an agent, milliseconds since 1970-01-01 UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// When we began to listen: nobody is late for what fell into the time before.
+    pub started: i64,
+    /// When it was last heard of.
+    pub agent: i64,
+    /// When the work last moved on: an event, or another progress.
+    pub work: i64,
+}
+
+/// When the present state ends by itself and why; `None` for a task that has ended.
+/// `netboot_limit_ms` is how long the node may take to come into the RAM image.
+pub fn deadline(life: &Life, heard: Heard, netboot_limit_ms: i64) -> Option<Deadline> {
+    let last_seen = heard.agent.max(heard.started);
+    let after = |since: i64, limit_ms: i64| since.max(heard.started).saturating_add(limit_ms);
     let span = |ms: i64| match ms / 1000 {
         seconds @ ..120 => format!("{seconds} s"),
         seconds if seconds >= 2 * 3600 => format!("{} h", seconds / 3600),
@@ -418,14 +434,14 @@ pub fn deadline(life: &Life, last_seen: i64, netboot_limit_ms: i64) -> Option<De
     };
     match &life.state {
         TaskState::Waiting { since } => Some(Deadline {
-            at: since.saturating_add(netboot_limit_ms),
+            at: after(*since, netboot_limit_ms),
             cause: format!(
                 "the node did not netboot within {}: switch it on, or raise --timeout",
                 span(netboot_limit_ms)
             ),
         }),
         TaskState::HandedOut { since, .. } => {
-            let at = since.saturating_add(BEGIN_LIMIT_MS);
+            let at = after(*since, BEGIN_LIMIT_MS);
             // An agent that fell silent before then may be on its way through a netboot.
             if last_seen < at {
                 return Some(silent);
@@ -435,7 +451,15 @@ pub fn deadline(life: &Life, last_seen: i64, netboot_limit_ms: i64) -> Option<De
             Some(Deadline { at, cause })
         }
         TaskState::Running { since, .. } => {
-            let at = since.saturating_add(WORK_LIMIT_MS);
+            let still = after(heard.work.max(*since), STILL_LIMIT_MS);
+            if last_seen >= still {
+                let limit = span(STILL_LIMIT_MS);
+                let cause = format!(
+                    "the agent is there but its work did not move on within {limit}: look at its console"
+                );
+                return Some(Deadline { at: still, cause });
+            }
+            let at = after(*since, WORK_LIMIT_MS);
             if silent.at < at {
                 return Some(silent);
             }
@@ -443,18 +467,18 @@ pub fn deadline(life: &Life, last_seen: i64, netboot_limit_ms: i64) -> Option<De
             Some(Deadline { at, cause })
         }
         TaskState::Cancelling { since, .. } => Some(Deadline {
-            at: since.saturating_add(CANCEL_LIMIT_MS),
+            at: after(*since, CANCEL_LIMIT_MS),
             cause: format!("the agent did not stop within {}", span(CANCEL_LIMIT_MS)),
         }),
         TaskState::WorkDone { ordered } | TaskState::Rebooting { ordered } => Some(Deadline {
-            at: ordered.saturating_add(REBOOT_LIMIT_MS),
+            at: after(*ordered, REBOOT_LIMIT_MS),
             cause: format!(
                 "the node did not ask for its boot script within {} of the reboot order: look at its console",
                 span(REBOOT_LIMIT_MS)
             ),
         }),
         TaskState::AwaitingReport { since } => Some(Deadline {
-            at: since.saturating_add(REPORT_LIMIT_MS),
+            at: after(*since, REPORT_LIMIT_MS),
             cause: format!(
                 "the deployed system did not report within {} of being started: look at its console",
                 span(REPORT_LIMIT_MS)

@@ -1,7 +1,7 @@
 //! The certificate authority and what it issues.
 //!
 //! A node's certificate names it in a DNS subject alternative name, `<uuid>.node.metalcast`. rustls
-//! has verified a peer's certificate before [`node_of`] reads that name.
+//! has verified a peer's certificate before [`holder_of`] reads that name.
 
 use metalcast_shared::{
     hash::Hash,
@@ -214,16 +214,17 @@ impl Authority {
     }
 }
 
-/// The node that a certificate (DER) names. The caller has verified the certificate; `None` if it
-/// names no node, or more than one.
-pub fn node_of(certificate: &[u8]) -> Option<NodeId> {
+/// The node that a certificate (DER) names, and its key as [`NodeRequest::key`] names it. The caller
+/// has verified the certificate; `None` if it names no node, or more than one.
+pub fn holder_of(certificate: &[u8]) -> Option<(NodeId, Hash)> {
     let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
     let names = &certificate.subject_alternative_name().ok()??.value.general_names;
     let [GeneralName::DNSName(name)] = names.as_slice() else { return None };
     let id = name.strip_suffix(NODE_DOMAIN)?.strip_suffix('.')?;
     let id = Uuid::try_parse(id).ok()?;
     // Uuid reads several spellings; certificates of ours have one.
-    (name.len() == 36 + 1 + NODE_DOMAIN.len()).then_some(NodeId(id))
+    let key = Hash::of(&certificate.public_key().subject_public_key.data);
+    (name.len() == 36 + 1 + NODE_DOMAIN.len()).then_some((NodeId(id), key))
 }
 
 /// Parameters of a certificate that begins `backdate` before now and ends `validity` after it.

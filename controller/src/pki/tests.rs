@@ -121,12 +121,12 @@ fn a_certificate_names_its_node_and_nothing_the_request_asked_for() {
     let request = request();
     let parsed = NodeRequest::read(&request).unwrap();
     let certificate = pki.issue_node(&parsed, node, NOW).unwrap();
-    assert_eq!(node_of(&certificate), Some(node));
+    assert_eq!(holder_of(&certificate), Some((node, parsed.key())));
     assert_eq!(NodeRequest::read(&request).unwrap().key(), parsed.key());
     let text = String::from_utf8_lossy(&certificate).into_owned();
     assert!(!text.contains("controller.metalcast"));
-    assert_eq!(node_of(&certificate[1..]), None);
-    assert_eq!(node_of(b""), None);
+    assert_eq!(holder_of(&certificate[1..]), None);
+    assert_eq!(holder_of(b""), None);
 }
 
 #[test]
@@ -174,7 +174,7 @@ proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(bytes: Vec<u8>, text in ".{0,200}") {
         let seal = Seal::from_text(&"00".repeat(32)).unwrap();
-        let _ = (seal.unseal::<EnrolmentToken>(&text), node_of(&bytes));
+        let _ = (seal.unseal::<EnrolmentToken>(&text), holder_of(&bytes));
         let _ = NodeRequest::read(&bytes).map(|request| request.key() == Hash::of(b""));
     }
 }

@@ -6,6 +6,7 @@ use super::{
     enrol::standing,
     history::MAX_EVENTS,
     tasks::task_id,
+    to_its_end,
     types::{ReportRefusal, SessionId},
 };
 use crate::{
@@ -14,12 +15,13 @@ use crate::{
         plan::{SlotStage, SlotUse},
         task::{Holding, TaskEvent, TaskState},
     },
-    store::{BootSeen, Change, EventRecord, LogRecord, Noted, TaskRecord, Work},
+    store::{BootSeen, Change, DefaultBoot, EventRecord, LogRecord, Noted, TaskRecord, Work},
 };
 use anyhow::{Context, bail};
 use metalcast_shared::{
     boot::{ReportToken, SystemReport},
     event::{Numbered, Progress, Step, TaskEvent as AgentEvent},
+    hash::Hash,
     id::{NodeId, TaskId},
     inventory::{Fingerprint, Inventory},
     to_agent::ToAgent,
@@ -38,6 +40,9 @@ const MAX_LINE: usize = 4096;
 /// Longest text of an event that is kept, in characters.
 const MAX_TEXT: usize = 16_384;
 
+/// Events of one hand-out; an honest one has a few dozen.
+const MAX_EVENTS_PER_HAND_OUT: u32 = 10_000;
+
 /// Phases of an agent's start that are kept.
 const MAX_PHASES: usize = 32;
 
@@ -46,10 +51,12 @@ impl Service {
     /// it stands, and gets the task that waits for it.
     ///
     /// # Errors
-    /// When the session must end: the node is not known, or speaks another protocol.
+    /// When the session must end: the node is not known, another machine enrolled as it since, or it
+    /// speaks another protocol.
     pub async fn session_opened(
         &self,
         node: NodeId,
+        key: Hash,
         hello: Hello,
         to_agent: mpsc::Sender<ToAgent>,
     ) -> anyhow::Result<SessionId> {
@@ -62,19 +69,33 @@ impl Service {
         }
         let mut core = self.core().await;
         let record = core.nodes.get(&node).context("the node was removed; netboot again")?;
-        let (name, standing, ready) =
-            (record.name.clone(), standing(record), record.state.is_ready());
-        let now = self.now();
+        if record.key != key {
+            bail!("a machine enrolled as {} since; netboot again", record.name);
+        }
+        let name = record.name.clone();
         core.sessions_opened += 1;
         let id = SessionId(core.sessions_opened);
         let session = Session { id, boot: hello.boot, to_agent };
         if let Some(old) = core.sessions.insert(node, session) {
             tracing::info!(node = %name, session = old.id.0, "closing an older session");
         }
-        core.last_seen.insert(node, now);
+        core.last_seen.insert(node, self.now());
         let agent: String = hello.agent.chars().take(64).collect();
         tracing::info!(node = %name, session = id.0, boot = %hello.boot, agent, "session");
-        self.keep_phases(&mut core, node, &hello).await?;
+        let welcomed = self.welcome(&mut core, node, &hello).await;
+        if welcomed.is_err() && core.sessions.get(&node).is_some_and(|session| session.id == id) {
+            core.sessions.remove(&node);
+        }
+        self.publish(&core);
+        welcomed.map(|()| id)
+    }
+
+    /// Tells an agent how its node stands, and gives it the task that waits for it.
+    async fn welcome(&self, core: &mut Core, node: NodeId, hello: &Hello) -> anyhow::Result<()> {
+        self.keep_phases(core, node, hello).await?;
+        let record = core.nodes.get(&node).context("the node was removed")?;
+        let (name, standing, ready) =
+            (record.name.clone(), standing(record), record.state.is_ready());
         core.send(node, ToAgent::Welcome { name, standing });
         let active = core.tasks.get(&node).map(|task| task_id(&task.record));
         let holding = match (hello.task, active) {
@@ -88,11 +109,9 @@ impl Service {
         }
         if ready && active.is_some() {
             let event = TaskEvent::AgentReady { boot: hello.boot, holding };
-            self.advance(&mut core, node, &event, Vec::new()).await?;
-        } else {
-            self.publish(&core);
+            self.advance(core, node, &event, Vec::new()).await?;
         }
-        Ok(id)
+        Ok(())
     }
 
     /// A message of a session.
@@ -167,6 +186,16 @@ impl Service {
         report: SystemReport,
         from: IpAddr,
     ) -> Result<(), ReportRefusal> {
+        let service = self.clone();
+        to_its_end(async move { service.take_report(token, report, from).await }).await
+    }
+
+    async fn take_report(
+        &self,
+        token: ReportToken,
+        report: SystemReport,
+        from: IpAddr,
+    ) -> Result<(), ReportRefusal> {
         let mut core = self.core().await;
         let TaskId { job, node, generation } = token.task;
         let active = core.tasks.get(&node).filter(|task| task.record.job == job);
@@ -220,7 +249,14 @@ impl Service {
             });
         }
         tracing::info!(node = %record.node_name, job = job.0, "a system reported after its job had ended");
+        // It was kept from its disk because nobody knew that the system there is well.
+        let mut starts = core.nodes.get(&node).filter(|_| !core.tasks.contains_key(&node)).cloned();
+        if let Some(record) = &mut starts {
+            record.default_boot = DefaultBoot::LocalDisk;
+            changes.push(Change::Node(Box::new(record.clone())));
+        }
         self.store().apply(&changes).await.map_err(report_failed)?;
+        core.nodes.extend(starts.map(|record| (node, record)));
         self.publish(&core);
         Ok(())
     }
@@ -257,7 +293,7 @@ impl Service {
         hello: &Hello,
     ) -> anyhow::Result<()> {
         let Some(mac) = core.nodes.get(&node).map(|record| record.boot_mac) else { return Ok(()) };
-        self.flush(core).await?;
+        self.flush_for_readers(core).await;
         let (now, boot) = (self.now(), hello.boot.to_string());
         let seen = self.store().boot_events(mac, now - 24 * 3600 * 1000).await?;
         if seen.iter().any(|seen| seen.what == "session" && seen.detail == boot) {
@@ -286,18 +322,18 @@ impl Service {
     ) -> anyhow::Result<()> {
         let now = self.now();
         let mut record = core.nodes.get(&node).context("the node was removed")?.clone();
-        let fingerprint = Fingerprint::from(&inventory);
+        let mut fingerprint = Fingerprint::from(&inventory);
         match record.state {
             NodeState::IdentityChanged { .. } => record.candidate = Some(fingerprint),
             // The netboot's address must stay known, whatever the kernel calls permanent.
             NodeState::New | NodeState::Ready => {
-                let macs = std::mem::take(&mut record.fingerprint.macs);
-                record.fingerprint = fingerprint;
-                if !record.fingerprint.macs.contains(&record.boot_mac) {
-                    record.fingerprint.macs = macs;
+                if !fingerprint.macs.contains(&record.boot_mac) {
+                    fingerprint.macs = std::mem::take(&mut record.fingerprint.macs);
                 }
+                record.fingerprint = fingerprint;
             }
         }
+        let taken = core.unclaim(&mut record);
         let disks: Vec<String> = inventory.disks.iter().map(ToString::to_string).collect();
         tracing::info!(node = %record.name, disks = disks.join(", "), "registered");
         record.inventory = Some(inventory);
@@ -307,6 +343,7 @@ impl Service {
         let (mac, detail) = (record.boot_mac, record.name.clone());
         core.gather_boot(BootSeen { mac, at: now, what: "registered".into(), detail });
         core.nodes.insert(node, record);
+        self.alarm_taken(core, node, taken);
         self.publish(core);
         Ok(())
     }
@@ -333,7 +370,12 @@ impl Service {
             bail!("event {number} follows event {}", active.last_number);
         }
         let now = self.now();
-        let what = shorten(what);
+        let what = if number <= MAX_EVENTS_PER_HAND_OUT {
+            shorten(what)
+        } else {
+            let cause = format!("the agent said more than {MAX_EVENTS_PER_HAND_OUT} things");
+            AgentEvent::Failed { step: None, cause }
+        };
         let mut changes = vec![Change::Event(EventRecord {
             seq: 0,
             job: task.job,
@@ -345,6 +387,13 @@ impl Service {
         })];
         let record = &active.record;
         let step = match &what {
+            AgentEvent::StepStarted { step: Step::Partition } => {
+                if let Work::Deploy { disk, layout, .. } = &record.work {
+                    let (disk, layout) = (disk.to_string(), layout.clone());
+                    changes.push(Change::ForgetOtherLayouts { node, disk, layout });
+                }
+                TaskEvent::Progressed
+            }
             AgentEvent::StepStarted { step: Step::Clear } => {
                 let used = slot_use(record, SlotStage::Writing, now);
                 changes.extend(used.map(|used| Change::Slot { node, used }));
@@ -372,6 +421,7 @@ impl Service {
         self.advance(core, node, &step, changes).await?;
         if let Some(active) = core.tasks.get_mut(&node) {
             active.last_number = number;
+            active.moved = now;
         }
         core.send(node, ToAgent::Ack { task, number });
         Ok(())

@@ -48,12 +48,12 @@ impl Service {
         };
         let node = core.node_of(event.mac).map(|node| (node.id, core.next_boot(node)));
         match (answer, boot, node) {
-            (ScriptAnswer::RamImage, Some(boot), node) => {
-                let expected = node.filter(|(_, next)| *next == DefaultBoot::RamImage);
+            // Only a boot that was expected of a node matters later; anyone can ask for others.
+            (ScriptAnswer::RamImage, Some(boot), Some((node, DefaultBoot::RamImage))) => {
                 let record = BootRecord {
                     boot: *boot,
                     mac: event.mac,
-                    node: expected.map(|(node, _)| node),
+                    node: Some(node),
                     at: event.at_unix_ms,
                 };
                 self.store().apply(&[Change::Boot(record)]).await?;

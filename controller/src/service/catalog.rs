@@ -6,7 +6,7 @@ use metalcast_shared::{
     manifest::{Manifest, SignedManifest},
 };
 
-/// Images, as far as planning and handing out goes. Calls may block on a disk.
+/// Images, as far as planning, handing out and removing goes. Calls may block on a disk.
 pub trait Catalog: Send + Sync + 'static {
     /// The newest revision of an image.
     ///
@@ -19,4 +19,10 @@ pub trait Catalog: Send + Sync + 'static {
     /// # Errors
     /// When the store cannot be read.
     fn manifest(&self, revision: &Revision) -> anyhow::Result<Option<(Manifest, SignedManifest)>>;
+
+    /// Removes a revision; `false` if there is none.
+    ///
+    /// # Errors
+    /// When its files cannot be removed.
+    fn remove(&self, revision: &Revision) -> anyhow::Result<bool>;
 }

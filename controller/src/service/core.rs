@@ -2,9 +2,12 @@
 //! sessions.
 
 use super::types::SessionId;
-use crate::store::{BootSeen, DefaultBoot, LogRecord, NodeRecord, Store, StoreError, TaskRecord};
+use crate::store::{
+    BootSeen, DefaultBoot, LogRecord, NodeRecord, Store, StoreError, TaskRecord, Work,
+};
 use metalcast_shared::{
     event::Progress,
+    hash::Hash,
     id::{BootId, JobId, Mac, NodeId, Revision},
     manifest::{Manifest, SignedManifest},
     to_agent::ToAgent,
@@ -24,12 +27,17 @@ pub(super) const MAX_GATHERED: usize = 20_000;
 /// Samples of progress for the rate.
 const SAMPLES: usize = 12;
 
+/// What the agent of a node may read, and the key it must hold.
+pub(super) type Readable = HashMap<NodeId, (Hash, Revision)>;
+
 #[derive(Default)]
 pub(super) struct Core {
     pub(super) nodes: BTreeMap<NodeId, NodeRecord>,
     pub(super) tasks: BTreeMap<NodeId, ActiveTask>,
     pub(super) sessions: HashMap<NodeId, Session>,
     pub(super) last_seen: HashMap<NodeId, i64>,
+    /// Before this no agent could be heard.
+    pub(super) started: i64,
     pub(super) sessions_opened: u64,
     pub(super) last_job: i64,
     pub(super) logs: Vec<LogRecord>,
@@ -44,6 +52,8 @@ pub(super) struct ActiveTask {
     pub(super) netboot_limit_ms: i64,
     pub(super) last_number: u32,
     pub(super) progress: Option<Progress>,
+    /// When the work last moved on; 0 if it has not since the controller's start.
+    pub(super) moved: i64,
     samples: VecDeque<(i64, u64)>,
 }
 
@@ -55,7 +65,7 @@ pub(super) struct Session {
 
 impl Core {
     pub(super) async fn load(store: &Store, now: i64) -> Result<Self, StoreError> {
-        let mut core = Self { last_job: store.last_job().await?, ..Self::default() };
+        let mut core = Self { started: now, last_job: store.last_job().await?, ..Self::default() };
         for node in store.nodes().await? {
             core.nodes.insert(node.id, node);
         }
@@ -72,14 +82,14 @@ impl Core {
     }
 
     /// What each agent with a task may read.
-    pub(super) fn readable(&self) -> HashMap<NodeId, Revision> {
-        let ready = |node: &NodeId| self.nodes.get(node).is_some_and(|node| node.state.is_ready());
+    pub(super) fn readable(&self) -> Readable {
+        let ready = |node: &NodeId| self.nodes.get(node).filter(|node| node.state.is_ready());
         self.tasks
             .iter()
-            .filter(|(node, task)| ready(node) && task.record.life.state.is_with_agent())
+            .filter(|(_, task)| task.record.life.state.is_with_agent())
             .filter_map(|(node, task)| match &task.record.work {
-                crate::store::Work::Deploy { image, .. } => Some((*node, image.clone())),
-                crate::store::Work::SelectSlot { .. } => None,
+                Work::Deploy { image, .. } => Some((*node, (ready(node)?.key, image.clone()))),
+                Work::SelectSlot { .. } => None,
             })
             .collect()
     }
@@ -96,6 +106,20 @@ impl Core {
 
     pub(super) fn node_of(&self, mac: Mac) -> Option<&NodeRecord> {
         self.nodes.values().find(|node| node.fingerprint.macs.contains(&mac))
+    }
+
+    /// Takes away from a node's addresses those that are another's, and says which: an address stays
+    /// with its node until that one is forgotten or shows up without it.
+    pub(super) fn unclaim(&self, record: &mut NodeRecord) -> Vec<(Mac, String)> {
+        let mut taken = Vec::new();
+        record.fingerprint.macs.retain(|mac| match self.node_of(*mac) {
+            Some(owner) if owner.id != record.id => {
+                taken.push((*mac, owner.name.clone()));
+                false
+            }
+            Some(_) | None => true,
+        });
+        taken
     }
 
     /// The node that an operator names: by name, id or address.
@@ -148,17 +172,22 @@ impl Core {
         revision: Revision,
         manifest: Arc<(Manifest, SignedManifest)>,
     ) {
+        self.forget_manifest(&revision);
         if self.manifests.len() >= CACHED_MANIFESTS {
             self.manifests.pop_front();
         }
         self.manifests.push_back((revision, manifest));
+    }
+
+    pub(super) fn forget_manifest(&mut self, revision: &Revision) {
+        self.manifests.retain(|(cached, _)| cached != revision);
     }
 }
 
 impl ActiveTask {
     pub(super) fn new(record: TaskRecord, netboot_limit_ms: i64, last_number: u32) -> Self {
         let samples = VecDeque::with_capacity(SAMPLES);
-        Self { record, netboot_limit_ms, last_number, progress: None, samples }
+        Self { record, netboot_limit_ms, last_number, progress: None, moved: 0, samples }
     }
 
     pub(super) fn sample(&mut self, now: i64, progress: Progress) {
@@ -167,6 +196,9 @@ impl ActiveTask {
             .is_some_and(|last| last.step != progress.step || last.done_bytes > progress.done_bytes)
         {
             self.samples.clear();
+        }
+        if self.progress != Some(progress) {
+            self.moved = now;
         }
         self.progress = Some(progress);
         // Agents may report often; a sample a second is enough for a rate.

@@ -5,7 +5,7 @@ use super::{
     Refusal, Service,
     core::{ActiveTask, Core},
     is_host_name,
-    operator::{busy, find},
+    operator::{busy, find, no_image},
     view::{
         BootAnswer, BootRequest, DeployAnswer, DeployRequest, NodePlanView, PlanView, ReportMode,
     },
@@ -50,9 +50,9 @@ impl Service {
             request.image.parse().map_err(|error| Refusal::Invalid(format!("{error}")))?;
         let mut core = self.core().await;
         let revision = self.revision(&image).await?;
-        let manifest = self.manifest(&mut core, &revision).await?;
-        let manifest =
-            manifest.ok_or_else(|| Refusal::NotFound(format!("there is no image {revision}")))?;
+        // Not from memory: its files may be gone.
+        let manifest = self.read_manifest(&mut core, &revision).await?;
+        let manifest = manifest.ok_or_else(|| no_image(&revision))?;
         let partition = choose_partition(&manifest.0, request.partition.as_deref())?;
         let nodes = chosen(&core, &request.nodes)?;
         check_host_name(request, nodes.len())?;

@@ -48,7 +48,7 @@ impl Service {
         }
         let recognised = self.recognise(&core, &token, &fingerprint).await.map_err(internal)?;
         let record = match recognised {
-            Recognised::Nobody => self.new_node(&core, &token, fingerprint)?,
+            Recognised::Nobody => self.new_node(&core, &token, key, fingerprint)?,
             Recognised::Known(id) => {
                 let mut record = core.nodes[&id].clone();
                 match record.state {
@@ -128,6 +128,7 @@ impl Service {
         &self,
         core: &Core,
         token: &EnrolmentToken,
+        key: Hash,
         fingerprint: Fingerprint,
     ) -> Result<NodeRecord, EnrolRefusal> {
         let waiting = core.nodes.values().filter(|node| node.state == NodeState::New).count();
@@ -145,6 +146,7 @@ impl Service {
             state,
             fingerprint,
             candidate: None,
+            key,
             inventory: None,
             layout: None,
             default_boot: DefaultBoot::RamImage,
@@ -163,8 +165,8 @@ impl Service {
         fingerprint: Fingerprint,
     ) -> Result<NodeRecord, EnrolRefusal> {
         let mut record = core.nodes[&id].clone();
-        // The real one is at work: whoever this is must not take its place.
-        if record.state.is_ready() && core.sessions.contains_key(&id) {
+        // The real one is there: whoever this is must not take its place.
+        if core.sessions.contains_key(&id) {
             let line = format!("a machine that resembles this node tried to enrol: {reason}");
             tracing::warn!(node = %record.name, reason, "ALARM: a resembling machine tried to enrol");
             self.alarm(core, id, &line);
@@ -202,6 +204,8 @@ impl Service {
         let (id, now) = (record.id, self.now());
         record.boot_mac = token.mac;
         record.last_seen = now;
+        record.key = key;
+        let taken = core.unclaim(&mut record);
         let enrolment = EnrolmentRecord { boot: token.boot, key, node: id, at: now };
         let changes = [Change::Node(Box::new(record.clone())), Change::Enrolment(enrolment)];
         self.store().apply(&changes).await?;
@@ -212,14 +216,25 @@ impl Service {
             what: "enrolled".into(),
             detail: record.name.clone(),
         });
-        // An address that moved here is another node's no more, as the store has it.
-        for other in core.nodes.values_mut().filter(|other| other.id != id) {
-            other.fingerprint.macs.retain(|mac| !record.fingerprint.macs.contains(mac));
-        }
         core.nodes.insert(id, record);
         core.last_seen.insert(id, now);
+        // Its agent was started anew, or is another machine's: the older key is void.
+        core.sessions.remove(&id);
+        self.alarm_taken(core, id, taken);
         self.publish(core);
         Ok(id)
+    }
+
+    /// Says which addresses a node shows that are another's.
+    pub(super) fn alarm_taken(&self, core: &mut Core, node: NodeId, taken: Vec<(Mac, String)>) {
+        for (mac, owner) in taken {
+            let name = core.name_of(node);
+            tracing::warn!(node = %name, %mac, owner, "ALARM: it shows another node's address");
+            let line = format!(
+                "this node shows {mac}, which is {owner}'s and stays so: netboot or remove {owner} if the interface has moved"
+            );
+            self.alarm(core, node, &line);
+        }
     }
 
     /// Leaves a line in the node's log that an operator will find.

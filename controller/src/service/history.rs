@@ -13,7 +13,7 @@ use crate::{
 };
 use metalcast_shared::{
     event::{TaskEvent as AgentEvent, fold},
-    id::{JobId, NodeId},
+    id::{JobId, Mac, NodeId},
 };
 use std::{collections::HashMap, time::Duration};
 
@@ -49,16 +49,34 @@ impl Service {
         Ok(summaries)
     }
 
-    /// One job.
+    /// How a job stands, without what happened: quick, for those who ask every second.
+    ///
+    /// # Errors
+    /// When there is no such job.
+    pub async fn job_state(&self, id: JobId) -> Result<JobView, Refusal> {
+        let job = self.store().job(id).await?.ok_or_else(|| no_job(id))?;
+        let mut tasks = self.store().tasks(id).await?;
+        tasks.sort_by_key(|task| natural(&task.node_name));
+        let core = self.core().await;
+        let views = tasks.iter().map(|task| self.task_view(&core, task)).collect();
+        Ok(JobView { summary: summary(&job, &tasks), tasks: views })
+    }
+
+    /// One job with its steps and timelines.
     ///
     /// # Errors
     /// When there is no such job.
     pub async fn job(&self, id: JobId) -> Result<JobView, Refusal> {
+        let mut job = self.job_state(id).await?;
         let mut core = self.core().await;
-        self.flush(&mut core).await?;
-        let job = self.store().job(id).await?.ok_or_else(|| no_job(id))?;
-        let mut tasks = self.store().tasks(id).await?;
-        tasks.sort_by_key(|task| natural(&task.node_name));
+        self.flush_for_readers(&mut core).await;
+        let macs: Vec<Vec<Mac>> = job
+            .tasks
+            .iter()
+            .map(|task| core.nodes.get(&task.node_id).map(|node| node.fingerprint.macs.clone()))
+            .map(Option::unwrap_or_default)
+            .collect();
+        drop(core);
         let mut events: HashMap<NodeId, Vec<EventRecord>> = HashMap::new();
         let mut after = 0;
         loop {
@@ -69,12 +87,17 @@ impl Service {
                 events.entry(event.node).or_default().push(event);
             }
         }
-        let mut views = Vec::with_capacity(tasks.len());
-        for task in &tasks {
-            let events = events.remove(&task.node).unwrap_or_default();
-            views.push(self.task_view(&core, &job, task, &events).await?);
+        for (task, macs) in job.tasks.iter_mut().zip(macs) {
+            let events = events.remove(&task.node_id).unwrap_or_default();
+            let last_hand_out = events.iter().filter_map(|event| match &event.what {
+                Noted::Agent(what) if event.generation == task.generation => Some(what),
+                Noted::Agent(_) | Noted::State { .. } | Noted::Note(_) => None,
+            });
+            task.steps = fold(last_hand_out);
+            let created = job.summary.created_unix_ms;
+            task.timeline = self.timeline(created, task, &macs, &events).await?;
         }
-        Ok(JobView { summary: summary(&job, &tasks), tasks: views })
+        Ok(job)
     }
 
     /// Events of a job after position `after`; waits up to `wait` for the first one.
@@ -116,16 +139,15 @@ impl Service {
     /// # Errors
     /// When there is no such job.
     pub async fn job_logs(&self, id: JobId) -> Result<Vec<LogView>, Refusal> {
-        let mut core = self.core().await;
-        self.flush(&mut core).await?;
         if self.store().job(id).await?.is_none() {
             return Err(no_job(id));
         }
+        self.flush_for_readers(&mut *self.core().await).await;
         let tasks = self.store().tasks(id).await?;
         let lines = self.store().job_logs(id, MAX_LOGS).await?;
         let name = |node: NodeId| {
             let task = tasks.iter().find(|task| task.node == node);
-            task.map_or_else(|| core.name_of(node), |task| task.node_name.clone())
+            task.map_or_else(|| node.to_string(), |task| task.node_name.clone())
         };
         Ok(lines.into_iter().map(|line| log_view(line, &name)).collect())
     }
@@ -136,25 +158,24 @@ impl Service {
     /// When there is no such node.
     pub async fn node_logs(&self, name: &str) -> Result<Vec<LogView>, Refusal> {
         let mut core = self.core().await;
-        self.flush(&mut core).await?;
+        self.flush_for_readers(&mut core).await;
         let node = super::operator::find(&core, name)?;
-        let lines = self.store().node_logs(node.id, MAX_LOGS).await?;
-        Ok(lines.into_iter().map(|line| log_view(line, &|_| node.name.clone())).collect())
+        let (id, name) = (node.id, node.name.clone());
+        drop(core);
+        let lines = self.store().node_logs(id, MAX_LOGS).await?;
+        Ok(lines.into_iter().map(|line| log_view(line, &|_| name.clone())).collect())
     }
 
-    async fn task_view(
-        &self,
-        core: &Core,
-        job: &JobRecord,
-        task: &TaskRecord,
-        events: &[EventRecord],
-    ) -> Result<TaskView, Refusal> {
+    /// Writes what was gathered, for those who want to read it. Where that fails they read the rest.
+    pub(super) async fn flush_for_readers(&self, core: &mut Core) {
+        if let Err(error) = self.flush(core).await {
+            tracing::error!("writing what was gathered: {error:#}");
+        }
+    }
+
+    fn task_view(&self, core: &Core, task: &TaskRecord) -> TaskView {
         let state = &task.life.state;
         let now = self.now();
-        let last_hand_out = events.iter().filter_map(|event| match &event.what {
-            Noted::Agent(what) if event.generation == task.life.generation => Some(what),
-            Noted::Agent(_) | Noted::State { .. } | Noted::Note(_) => None,
-        });
         let active = core.tasks.get(&task.node).filter(|active| active.record.job == task.job);
         let progress = active.and_then(|active| {
             let bytes_per_second = active.bytes_per_second();
@@ -164,7 +185,7 @@ impl Service {
         let silent =
             last_seen.filter(|seen| state.is_with_agent() && now - seen >= SILENT_AFTER_MS);
         let deadline = active.and_then(|_| deadline_of(core, task.node));
-        Ok(TaskView {
+        TaskView {
             node: task.node_name.clone(),
             node_id: task.node,
             state: state.name().to_owned(),
@@ -175,32 +196,30 @@ impl Service {
             deadline_unix_ms: deadline.map(|deadline| deadline.at),
             since_unix_ms: task.changed,
             generation: task.life.generation,
-            steps: fold(last_hand_out),
+            steps: Vec::new(),
             progress,
-            timeline: self.timeline(core, job, task, events).await?,
-        })
+            timeline: Vec::new(),
+        }
     }
 
     /// From the power-on that led to the hand-out up to the end.
     async fn timeline(
         &self,
-        core: &Core,
-        job: &JobRecord,
-        task: &TaskRecord,
+        created: i64,
+        task: &TaskView,
+        macs: &[Mac],
         events: &[EventRecord],
     ) -> Result<Vec<Moment>, Refusal> {
         let mut seen: Vec<BootSeen> = Vec::new();
-        if let Some(node) = core.nodes.get(&task.node) {
-            for mac in &node.fingerprint.macs {
-                seen.extend(self.store().boot_events(*mac, job.created - LOOK_BACK_MS).await?);
-            }
+        for mac in macs {
+            seen.extend(self.store().boot_events(*mac, created - LOOK_BACK_MS).await?);
         }
         seen.sort_by_key(|seen| seen.at);
         let handed_out = events.iter().find(|event| event.generation > 0);
-        let handed_out = handed_out.map_or(job.created, |event| event.at);
-        let start = boot_began(&seen, handed_out).unwrap_or(job.created).min(job.created);
-        let end = match task.life.state.has_ended() {
-            true => task.changed + AFTER_END_MS,
+        let handed_out = handed_out.map_or(created, |event| event.at);
+        let start = boot_began(&seen, handed_out).unwrap_or(created).min(created);
+        let end = match task.ended {
+            true => task.since_unix_ms + AFTER_END_MS,
             false => i64::MAX,
         };
         let mut moments: Vec<Moment> = seen

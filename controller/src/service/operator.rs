@@ -5,19 +5,23 @@ use super::{
     core::Core,
     enrol::standing,
     is_host_name, tasks,
-    view::{NodeChange, NodeView, StatusView},
+    view::{DeedView, NodeChange, NodeView, StatusView},
 };
 use crate::{
     jobs::{
         node::{self, NodeEffect, NodeEvent, NodeState},
         task::{Holding, TaskEvent},
     },
-    store::{AuditRecord, Change, NodeRecord},
+    store::{AuditRecord, Change, NodeRecord, Work},
 };
 use metalcast_shared::{
-    id::{JobId, NodeId},
+    id::{JobId, NodeId, Revision},
     to_agent::ToAgent,
 };
+use std::sync::Arc;
+
+/// Most deeds in one answer.
+const MAX_DEEDS: i64 = 1000;
 
 impl Service {
     /// All nodes, by name as people count: node2 before node10.
@@ -61,10 +65,12 @@ impl Service {
             {
                 record.fingerprint = candidate;
             }
+            let taken = core.unclaim(&mut record);
             let audit = self.audit(who, format!("approve {}", record.name));
             self.store().apply(&[Change::Node(Box::new(record.clone())), audit]).await?;
             tracing::info!(node = %record.name, who, "approved");
             core.nodes.insert(id, record.clone());
+            self.alarm_taken(&mut core, id, taken);
         }
         if effects.contains(&NodeEffect::TellStanding) {
             let (name, standing) = (record.name.clone(), standing(&record));
@@ -150,11 +156,12 @@ impl Service {
             return Err(Refusal::Conflict { code: "job-ended", message });
         }
         self.store().apply(&[self.audit(who, format!("cancel job {job}"))]).await?;
+        let event = TaskEvent::CancelAsked { reason: format!("cancelled by {who}") };
+        let mut outcome = Ok(());
         for node in nodes {
-            let event = TaskEvent::CancelAsked { reason: format!("cancelled by {who}") };
-            self.advance(&mut core, node, &event, Vec::new()).await?;
+            outcome = outcome.and(self.advance(&mut core, node, &event, Vec::new()).await);
         }
-        Ok(())
+        Ok(outcome?)
     }
 
     /// The controller at a glance.
@@ -174,6 +181,16 @@ impl Service {
         }
     }
 
+    /// What operators did, in order, the newest of it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn deeds(&self) -> Result<Vec<DeedView>, Refusal> {
+        let deeds = self.store().audit(MAX_DEEDS).await?;
+        let view = |AuditRecord { at, who, what }| DeedView { at_unix_ms: at, who, what };
+        Ok(deeds.into_iter().map(view).collect())
+    }
+
     /// Notes an operator's deed that changes nothing else in the store.
     ///
     /// # Errors
@@ -182,18 +199,26 @@ impl Service {
         Ok(self.store().apply(&[self.audit(who, what)]).await?)
     }
 
-    /// Unfinished jobs that need an image; it must not be removed.
-    pub async fn jobs_using(&self, image: &metalcast_shared::id::Revision) -> Vec<JobId> {
-        let core = self.core().await;
-        let uses = |task: &&super::core::ActiveTask| match &task.record.work {
-            crate::store::Work::Deploy { image: used, .. } => used == image,
-            crate::store::Work::SelectSlot { .. } => false,
+    /// Removes a revision of an image. Nothing can be planned with it meanwhile.
+    ///
+    /// # Errors
+    /// When there is no such revision, or an unfinished job needs it.
+    pub async fn remove_image(&self, revision: &Revision, who: &str) -> Result<(), Refusal> {
+        let mut core = self.core().await;
+        let needs = |work: &Work| match work {
+            Work::Deploy { image, .. } => image == revision,
+            Work::SelectSlot { .. } => false,
         };
-        let mut jobs: Vec<JobId> =
-            core.tasks.values().filter(uses).map(|task| task.record.job).collect();
-        jobs.sort();
-        jobs.dedup();
-        jobs
+        if let Some(task) = core.tasks.values().find(|task| needs(&task.record.work)) {
+            let job = task.record.job;
+            let message = format!("{revision} is needed by job {job}; wait for it or cancel it");
+            return Err(Refusal::Conflict { code: "image-in-use", message });
+        }
+        self.note_deed(who, format!("remove image {revision}")).await?;
+        core.forget_manifest(revision);
+        let (catalog, wanted) = (Arc::clone(&self.shared.parts.catalog), revision.clone());
+        let removed = tokio::task::spawn_blocking(move || catalog.remove(&wanted)).await;
+        if removed.map_err(anyhow::Error::from)?? { Ok(()) } else { Err(no_image(revision)) }
     }
 
     pub(super) fn audit(&self, who: &str, what: String) -> Change {
@@ -274,6 +299,10 @@ pub(super) fn busy(node: &str, job: JobId) -> Refusal {
 
 pub(super) fn no_job(job: JobId) -> Refusal {
     Refusal::NotFound(format!("there is no job {job}; `metalcast job list` shows the newest"))
+}
+
+pub(super) fn no_image(revision: &Revision) -> Refusal {
+    Refusal::NotFound(format!("there is no image {revision}; `metalcast image list` shows all"))
 }
 
 /// Sorts digits by their value: node2 before node10.

@@ -5,20 +5,21 @@ use super::{
     core::{ActiveTask, Core},
 };
 use crate::{
-    jobs::task::{self, Deadline, TaskEffect, TaskEvent, TaskState},
+    jobs::task::{self, Deadline, Heard, TaskEffect, TaskEvent, TaskState},
     store::{BootSeen, Change, DefaultBoot, EventRecord, Noted, TaskRecord, Work},
 };
 use anyhow::Context;
 use metalcast_shared::{
     boot::{ReportConfig, ReportToken},
     disk::DiskSelector,
+    event::{Step, TaskEvent as AgentEvent},
     id::{NodeId, Revision, TaskId},
     manifest::{Manifest, SignedManifest},
     to_agent::{Deploy, FixUp, Overwrite, SelectSlot, Task, ToAgent, Work as WireWork},
 };
 use std::sync::Arc;
 
-/// How often old netboots are forgotten.
+/// How often what is old is forgotten.
 const FORGET_EVERY_MS: i64 = 3600 * 1000;
 
 impl Service {
@@ -196,7 +197,8 @@ impl Service {
         }
     }
 
-    /// What an agent may lose: where an earlier hand-out began to write, the slot is our own.
+    /// What an agent may lose. An earlier hand-out that began to partition had found a blank disk, or
+    /// our layout with a blank slot: what it left half-made there is our own.
     async fn overwrite(
         &self,
         id: TaskId,
@@ -207,20 +209,33 @@ impl Service {
         if overwrite != Overwrite::BlankOnly || id.generation < 2 {
             return Ok(overwrite);
         }
+        let began = AgentEvent::StepStarted { step: Step::Partition };
+        if !self.store().was_said(id.job, id.node, &began).await? {
+            return Ok(overwrite);
+        }
         let (slots, disk) = (self.store().slots(id.node).await?, disk.to_string());
-        let began = slots.iter().any(|used| used.disk == disk && used.slot == slot);
-        Ok(if began { Overwrite::OwnSlot } else { overwrite })
+        let has_others = slots.iter().any(|used| used.disk == disk && used.slot != slot);
+        Ok(if has_others { Overwrite::OwnSlot } else { Overwrite::WholeDisk })
     }
 
     /// A revision's manifest, from memory or from the images' disk.
-    pub(super) async fn manifest(
+    async fn manifest(
         &self,
         core: &mut Core,
         revision: &Revision,
     ) -> anyhow::Result<Option<Arc<(Manifest, SignedManifest)>>> {
-        if let Some(manifest) = core.cached_manifest(revision) {
-            return Ok(Some(manifest));
+        match core.cached_manifest(revision) {
+            Some(manifest) => Ok(Some(manifest)),
+            None => self.read_manifest(core, revision).await,
         }
+    }
+
+    /// A revision's manifest from the images' disk.
+    pub(super) async fn read_manifest(
+        &self,
+        core: &mut Core,
+        revision: &Revision,
+    ) -> anyhow::Result<Option<Arc<(Manifest, SignedManifest)>>> {
         let catalog = Arc::clone(&self.shared.parts.catalog);
         let wanted = revision.clone();
         let found = tokio::task::spawn_blocking(move || catalog.manifest(&wanted))
@@ -244,10 +259,12 @@ impl Service {
             .filter(|(_, deadline)| deadline.at <= now)
             .map(|(node, deadline)| (node, deadline.cause))
             .collect();
+        let mut outcome = Ok(());
         for (node, cause) in late {
-            self.advance(core, node, &TaskEvent::Expired { cause }, Vec::new()).await?;
+            let event = TaskEvent::Expired { cause };
+            outcome = outcome.and(self.advance(core, node, &event, Vec::new()).await);
         }
-        Ok(())
+        outcome
     }
 
     /// Writes the gathered log lines and boot events.
@@ -269,7 +286,7 @@ impl Service {
         }
         let now = self.now();
         if now - core.boots_forgotten >= FORGET_EVERY_MS {
-            self.store().forget_old_boots(now).await.context("forgetting old netboots")?;
+            self.store().forget_old(now).await.context("forgetting what is old")?;
             core.boots_forgotten = now;
         }
         Ok(())
@@ -278,9 +295,10 @@ impl Service {
 
 /// When the task of a node ends by itself.
 pub(super) fn deadline(core: &Core, node: NodeId) -> Option<Deadline> {
-    let ActiveTask { record, netboot_limit_ms, .. } = core.tasks.get(&node)?;
-    let last_seen = core.last_seen.get(&node).copied().unwrap_or(0);
-    let mut deadline = task::deadline(&record.life, last_seen, *netboot_limit_ms)?;
+    let ActiveTask { record, netboot_limit_ms, moved, .. } = core.tasks.get(&node)?;
+    let agent = core.last_seen.get(&node).copied().unwrap_or(0);
+    let heard = Heard { started: core.started, agent, work: *moved };
+    let mut deadline = task::deadline(&record.life, heard, *netboot_limit_ms)?;
     if let (TaskState::Waiting { .. }, Some(node)) = (&record.life.state, core.nodes.get(&node))
         && !node.state.is_ready()
     {

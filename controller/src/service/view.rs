@@ -247,11 +247,11 @@ pub struct TaskView {
     pub since_unix_ms: i64,
     /// How often it was handed out.
     pub generation: u32,
-    /// The agent's steps in the last hand-out.
+    /// The agent's steps in the last hand-out; not in a brief answer.
     pub steps: Vec<StepView>,
     /// How far the current step is.
     pub progress: Option<ProgressView>,
-    /// What happened, from power-on to the deployed system.
+    /// What happened, from power-on to the deployed system; not in a brief answer.
     pub timeline: Vec<Moment>,
 }
 
@@ -303,6 +303,17 @@ pub struct LogView {
     pub level: LogLevel,
     /// The line.
     pub line: String,
+}
+
+/// What an operator did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeedView {
+    /// When.
+    pub at_unix_ms: i64,
+    /// Who, as the kernel knows them.
+    pub who: String,
+    /// What.
+    pub what: String,
 }
 
 /// The controller at a glance.

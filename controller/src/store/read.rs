@@ -2,10 +2,11 @@
 
 use super::{
     AuditRecord, BootRecord, BootSeen, EnrolmentRecord, EventRecord, JobRecord, LogRecord,
-    NodeRecord, Store, StoreError, TaskRecord,
+    NodeRecord, Noted, Store, StoreError, TaskRecord,
 };
 use crate::jobs::{plan::SlotUse, task::Life};
 use metalcast_shared::{
+    event::TaskEvent,
     hash::Hash,
     id::{BootId, JobId, Mac, NodeId},
 };
@@ -73,6 +74,7 @@ fn node(row: &SqliteRow) -> Result<NodeRecord, StoreError> {
         state: json(row, "state", "node state")?,
         fingerprint: json(row, "fingerprint", "fingerprint")?,
         candidate: optional_json(row, "candidate", "fingerprint")?,
+        key: key_hash(row)?,
         inventory: optional_json(row, "inventory", "inventory")?,
         layout: row.try_get("layout")?,
         default_boot: json(row, "default_boot", "boot plan")?,
@@ -142,6 +144,11 @@ fn log(row: &SqliteRow) -> Result<LogRecord, StoreError> {
     })
 }
 
+fn key_hash(row: &SqliteRow) -> Result<Hash, StoreError> {
+    let key = text(row, "key_hash")?;
+    hash(&key).ok_or_else(|| corrupt("key hash", &key))
+}
+
 fn hash(text: &str) -> Option<Hash> {
     let mut hash = [0; 32];
     if text.len() != 64 || !text.is_ascii() {
@@ -186,9 +193,8 @@ impl Store {
             .fetch_optional(&self.readers)
             .await?;
         row.map(|row| {
-            let key = text(&row, "key_hash")?;
-            let key = hash(&key).ok_or_else(|| corrupt("key hash", &key))?;
-            Ok(EnrolmentRecord { boot, key, node: node_id(&row, "node")?, at: row.try_get("at")? })
+            let (key, node) = (key_hash(&row)?, node_id(&row, "node")?);
+            Ok(EnrolmentRecord { boot, key, node, at: row.try_get("at")? })
         })
         .transpose()
     }
@@ -279,6 +285,25 @@ impl Store {
         .fetch_one(&self.readers)
         .await?;
         number(&row, "number", "event number")
+    }
+
+    /// Whether an agent said this in any hand-out of a task.
+    pub async fn was_said(
+        &self,
+        job: JobId,
+        node: NodeId,
+        what: &TaskEvent,
+    ) -> Result<bool, StoreError> {
+        let what = serde_json::to_string(&Noted::Agent(what.clone()));
+        let row = sqlx::query(
+            "SELECT EXISTS (SELECT 1 FROM events WHERE job = $1 AND node = $2 AND event = $3) AS said",
+        )
+        .bind(job.0)
+        .bind(node.to_string())
+        .bind(what.expect("our records are maps with text keys"))
+        .fetch_one(&self.readers)
+        .await?;
+        Ok(row.try_get("said")?)
     }
 
     /// What we put into the slots of a node.

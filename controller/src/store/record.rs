@@ -39,6 +39,8 @@ pub struct NodeRecord {
     pub fingerprint: Fingerprint,
     /// What a machine showed that claims to be this node, until an operator has looked.
     pub candidate: Option<Fingerprint>,
+    /// Hash of the public key of its latest enrolment: a certificate for another key is void.
+    pub key: Hash,
     /// What it is made of, once it registered.
     pub inventory: Option<Inventory>,
     /// Layout that was chosen for it.

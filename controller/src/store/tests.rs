@@ -28,6 +28,7 @@ fn node(name: &str, macs: &[u8]) -> NodeRecord {
         state: NodeState::IdentityChanged { reason: "serial \"X\" ' ; --".into() },
         fingerprint: Fingerprint { macs: macs.clone(), ..Fingerprint::default() },
         candidate: Some(Fingerprint::default()),
+        key: Hash([0x5a; 32]),
         inventory: Some(Inventory { memory_bytes: u64::MAX, ..Inventory::default() }),
         layout: None,
         default_boot: DefaultBoot::LocalDisk,
@@ -194,20 +195,40 @@ async fn what_was_acknowledged_survives_a_kill() {
 }
 
 #[tokio::test]
-async fn an_address_belongs_to_the_node_that_had_it_last() {
+async fn no_node_takes_the_address_of_another() {
     let (_dir, store) = store().await;
     let (first, second) = (node("node1", &[1, 2]), node("node2", &[2, 3]));
-    for node in [&first, &second] {
-        store.apply(&[Change::Node(Box::new(node.clone()))]).await.unwrap();
+    store.apply(&[Change::Node(Box::new(first.clone()))]).await.unwrap();
+    store.apply(&[Change::Node(Box::new(second.clone()))]).await.unwrap_err();
+    assert_eq!(store.nodes().await.unwrap(), std::slice::from_ref(&first));
+    // What its owner gives up is free.
+    let first = NodeRecord { fingerprint: node("", &[1]).fingerprint, ..first };
+    for node in [first, second] {
+        store.apply(&[Change::Node(Box::new(node))]).await.unwrap();
     }
-    let rows =
-        sqlx::query_as::<_, (String, String)>("SELECT mac, node FROM node_macs ORDER BY mac")
-            .fetch_all(&store.readers)
-            .await
-            .unwrap();
-    let owners: Vec<&str> = rows.iter().map(|(_, node)| node.as_str()).collect();
-    let (first, second) = (first.id.to_string(), second.id.to_string());
-    assert_eq!(owners, [&first, &second, &second]);
+    assert_eq!(store.nodes().await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_new_table_makes_the_slots_of_other_layouts_forgotten() {
+    let (_dir, store) = store().await;
+    let owner = node("node1", &[1]);
+    store.apply(&[Change::Node(Box::new(owner.clone()))]).await.unwrap();
+    let used = |disk: &str, slot, slot_mib| SlotUse {
+        disk: disk.into(),
+        slot,
+        layout: Layout { slot_mib, ..layout() },
+        image: "lab/debian@1".parse().unwrap(),
+        stage: SlotStage::Confirmed,
+        at_unix_ms: 5,
+    };
+    let old = [used("A", 5, 9), used("A", 6, 8), used("B", 5, 8)];
+    let node = owner.id;
+    let slots = old.clone().map(|used| Change::Slot { node, used });
+    store.apply(&slots).await.unwrap();
+    let forget = Change::ForgetOtherLayouts { node, disk: "A".into(), layout: layout() };
+    store.apply(&[forget]).await.unwrap();
+    assert_eq!(store.slots(node).await.unwrap(), [old[0].clone(), old[2].clone()]);
 }
 
 #[tokio::test]
@@ -240,9 +261,28 @@ async fn old_netboots_are_forgotten() {
     let boot = |at| BootRecord { boot: BootId(Uuid::now_v7()), mac: mac(1), node: None, at };
     let (old, new) = (boot(0), boot(BOOTS_KEPT_MS));
     store.apply(&[Change::Boot(old.clone()), Change::Boot(new.clone())]).await.unwrap();
-    store.forget_old_boots(BOOTS_KEPT_MS + 1).await.unwrap();
+    store.forget_old(BOOTS_KEPT_MS + 1).await.unwrap();
     assert_eq!(store.boot(old.boot).await.unwrap(), None);
     assert_eq!(store.boot(new.boot).await.unwrap(), Some(new));
+}
+
+#[tokio::test]
+async fn jobs_and_deeds_are_bounded() {
+    let (_dir, store) = store().await;
+    let node = node("node1", &[1]);
+    let mut ended = task(2, &node);
+    ended.life.state = TaskState::Done { confirmed: true };
+    let tasks = [task(1, &node), ended.clone()];
+    let mut changes: Vec<Change> = (1..=MAX_JOBS + 2).map(|n| Change::Job(job(n))).collect();
+    changes.extend(tasks.into_iter().map(|task| Change::Task(Box::new(task))));
+    changes.push(Change::Event(event(&ended, None)));
+    store.apply(&changes).await.unwrap();
+    store.forget_old(0).await.unwrap();
+    assert!(store.job(JobId(1)).await.unwrap().is_some(), "it has not ended");
+    assert_eq!(store.job(JobId(2)).await.unwrap(), None);
+    assert_eq!(store.task(JobId(2), node.id).await.unwrap(), None);
+    assert_eq!(store.events(JobId(2), 0, 9).await.unwrap(), []);
+    assert!(store.job(JobId(3)).await.unwrap().is_some());
 }
 
 #[tokio::test]

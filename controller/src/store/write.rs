@@ -2,11 +2,11 @@
 
 use super::{
     AuditRecord, BOOTS_KEPT_MS, BootRecord, BootSeen, EnrolmentRecord, EventRecord, JobRecord,
-    LogRecord, MAX_BOOT_EVENTS, MAX_BOOT_EVENTS_PER_MAC, MAX_LOG_LINES_PER_NODE, NodeRecord, Store,
-    StoreError, TaskRecord,
+    LogRecord, MAX_BOOT_EVENTS, MAX_BOOT_EVENTS_PER_MAC, MAX_DEEDS, MAX_JOBS,
+    MAX_LOG_LINES_PER_NODE, NodeRecord, Store, StoreError, TaskRecord,
 };
 use crate::jobs::plan::SlotUse;
-use metalcast_shared::id::NodeId;
+use metalcast_shared::{id::NodeId, layout::Layout};
 use serde::Serialize;
 use sqlx::SqliteConnection;
 use std::collections::BTreeSet;
@@ -14,7 +14,8 @@ use std::collections::BTreeSet;
 /// One thing to write.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// Add a node or change it; its addresses become those of its fingerprint.
+    /// Add a node or change it; its addresses become those of its fingerprint, none of which may be
+    /// another node's.
     Node(Box<NodeRecord>),
     /// Forget a node with its slots and addresses.
     ForgetNode(NodeId),
@@ -34,6 +35,15 @@ pub enum Change {
         node: NodeId,
         /// What.
         used: SlotUse,
+    },
+    /// A disk gets a partition table: what lay in slots of other layouts is gone.
+    ForgetOtherLayouts {
+        /// The node.
+        node: NodeId,
+        /// The disk, as [`SlotUse::disk`] has it.
+        disk: String,
+        /// Its layout from now on.
+        layout: Layout,
     },
     /// Note who did what.
     Audit(AuditRecord),
@@ -129,17 +139,31 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets netboots and enrolments that no token can name any more.
+    /// Forgets netboots and enrolments that no token can name any more, and the oldest jobs and deeds
+    /// beyond the limits.
     ///
     /// # Errors
     /// When the database refuses.
-    pub async fn forget_old_boots(&self, now: i64) -> Result<(), StoreError> {
+    pub async fn forget_old(&self, now: i64) -> Result<(), StoreError> {
         let before = now.saturating_sub(BOOTS_KEPT_MS);
         let mut transaction = self.writer.begin().await?;
         for statement in ["DELETE FROM boots WHERE at < $1", "DELETE FROM enrolments WHERE at < $1"]
         {
             sqlx::query(statement).bind(before).execute(&mut *transaction).await?;
         }
+        for (table, job) in [("events", "job"), ("tasks", "job"), ("jobs", "id")] {
+            let statement = format!(
+                "DELETE FROM {table}
+                 WHERE {job} <= (SELECT id FROM jobs ORDER BY id DESC LIMIT 1 OFFSET $1)
+                     AND {job} NOT IN (SELECT job FROM tasks WHERE active = 1)"
+            );
+            let statement = sqlx::AssertSqlSafe(statement);
+            sqlx::query(statement).bind(MAX_JOBS).execute(&mut *transaction).await?;
+        }
+        sqlx::query("DELETE FROM audit WHERE seq <= (SELECT MAX(seq) FROM audit) - $1")
+            .bind(MAX_DEEDS)
+            .execute(&mut *transaction)
+            .await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -161,6 +185,15 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
         Change::Task(task) => write_task(db, task).await,
         Change::Event(event) => write_event(db, event).await,
         Change::Slot { node, used } => write_slot(db, *node, used).await,
+        Change::ForgetOtherLayouts { node, disk, layout } => {
+            sqlx::query("DELETE FROM slots WHERE node = $1 AND disk = $2 AND layout <> $3")
+                .bind(node.to_string())
+                .bind(disk)
+                .bind(json(layout))
+                .execute(db)
+                .await?;
+            Ok(())
+        }
         Change::Audit(audit) => {
             sqlx::query(
                 "INSERT INTO audit (seq, at, who, what)
@@ -180,11 +213,11 @@ async fn write_node(db: &mut SqliteConnection, node: &NodeRecord) -> Result<(), 
     let id = node.id.to_string();
     sqlx::query(
         "INSERT INTO nodes (id, name, state, fingerprint, candidate, inventory, layout,
-             default_boot, boot_mac, enrolled, registered, last_seen)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+             default_boot, boot_mac, enrolled, registered, last_seen, key_hash)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
          ON CONFLICT (id) DO UPDATE SET name = $2, state = $3, fingerprint = $4, candidate = $5,
              inventory = $6, layout = $7, default_boot = $8, boot_mac = $9, enrolled = $10,
-             registered = $11, last_seen = $12",
+             registered = $11, last_seen = $12, key_hash = $13",
     )
     .bind(&id)
     .bind(&node.name)
@@ -198,18 +231,16 @@ async fn write_node(db: &mut SqliteConnection, node: &NodeRecord) -> Result<(), 
     .bind(node.enrolled)
     .bind(node.registered)
     .bind(node.last_seen)
+    .bind(node.key.to_string())
     .execute(&mut *db)
     .await?;
     sqlx::query("DELETE FROM node_macs WHERE node = $1").bind(&id).execute(&mut *db).await?;
     for mac in &node.fingerprint.macs {
-        sqlx::query(
-            "INSERT INTO node_macs (mac, node) VALUES ($1, $2)
-             ON CONFLICT (mac) DO UPDATE SET node = $2",
-        )
-        .bind(mac.to_string())
-        .bind(&id)
-        .execute(&mut *db)
-        .await?;
+        sqlx::query("INSERT INTO node_macs (mac, node) VALUES ($1, $2)")
+            .bind(mac.to_string())
+            .bind(&id)
+            .execute(&mut *db)
+            .await?;
     }
     Ok(())
 }

@@ -109,7 +109,7 @@ pub async fn page<F: Fleet, L: Library>(
     page: u32,
     send: &mut SendStream,
 ) -> Result<(), End> {
-    let result = if server.fleet.may_read(peer.node, &revision) {
+    let result = if server.fleet.may_read(peer.node, peer.key, &revision) {
         blocking(server, move |library| library.page(&revision, &partition, page)).await
     } else {
         Err(not_needed(&revision))
@@ -202,7 +202,7 @@ async fn read_frame<F: Fleet, L: Library>(
 ) -> anyhow::Result<(Chunk, Vec<u8>, OwnedSemaphorePermit)> {
     let chunk = chunk?;
     // Asked again for each frame: a task may end, and its right with it, in mid-stream.
-    if !server.fleet.may_read(peer.node, &request.revision) {
+    if !server.fleet.may_read(peer.node, peer.key, &request.revision) {
         return Err(not_needed(&request.revision));
     }
     let kib = (chunk.frame_bytes >> 10).clamp(1, super::FRAME_BUDGET_BYTES >> 10);
@@ -230,7 +230,7 @@ async fn decoded_page<F: Fleet, L: Library>(
     peer: &Peer,
     request: &Request,
 ) -> anyhow::Result<Arc<Page>> {
-    if !server.fleet.may_read(peer.node, &request.revision) {
+    if !server.fleet.may_read(peer.node, peer.key, &request.revision) {
         return Err(not_needed(&request.revision));
     }
     let key = (request.revision.clone(), request.partition.clone(), request.page);

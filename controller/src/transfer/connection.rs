@@ -7,6 +7,7 @@ use super::{
 use crate::pki;
 use metalcast_shared::{
     codec::MAX_MESSAGE_BYTES,
+    hash::Hash,
     id::NodeId,
     to_controller::{MAX_CHUNKS_PER_REQUEST, Open},
 };
@@ -29,6 +30,8 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Peer {
     /// Its node, by its certificate.
     pub node: NodeId,
+    /// Hash of the key that it holds, by its certificate.
+    pub key: Hash,
     /// The connection itself.
     pub connection: Connection,
     /// [`FRAME_BUDGET_BYTES`] in KiB.
@@ -39,7 +42,7 @@ pub struct Peer {
 /// Who is at the other end.
 enum Identity {
     Stranger,
-    Node(NodeId),
+    Node(NodeId, Hash),
     Unreadable,
 }
 
@@ -76,9 +79,9 @@ pub async fn serve<F: Fleet, L: Library>(
             let span = tracing::info_span!("enrolment", peer = %address);
             enrol::serve(&server, connection).instrument(span).await;
         }
-        Identity::Node(node) => {
+        Identity::Node(node, key) => {
             let span = tracing::info_span!("agent", peer = %address, %node);
-            streams(server, connection, node).instrument(span).await;
+            streams(server, connection, node, key).instrument(span).await;
         }
         Identity::Unreadable => {
             tracing::warn!(peer = %address, "a certificate of ours names no node");
@@ -92,8 +95,8 @@ fn identify(connection: &Connection) -> Identity {
     let Ok(chain) = identity.downcast::<Vec<CertificateDer<'static>>>() else {
         return Identity::Unreadable;
     };
-    match chain.first().and_then(|certificate| pki::node_of(certificate)) {
-        Some(node) => Identity::Node(node),
+    match chain.first().and_then(|certificate| pki::holder_of(certificate)) {
+        Some((node, key)) => Identity::Node(node, key),
         None => Identity::Unreadable,
     }
 }
@@ -103,10 +106,12 @@ async fn streams<F: Fleet, L: Library>(
     server: Arc<Server<F, L>>,
     connection: Connection,
     node: NodeId,
+    key: Hash,
 ) {
     tracing::debug!("connected");
     let peer = Arc::new(Peer {
         node,
+        key,
         connection: connection.clone(),
         budget: Arc::new(Semaphore::new((FRAME_BUDGET_BYTES >> 10) as usize)),
         has_session: AtomicBool::new(false),

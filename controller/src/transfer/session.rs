@@ -5,7 +5,7 @@ use super::{
     connection::Peer,
     wire::{self, End},
 };
-use crate::service::SessionId;
+use crate::service::{AGENT_QUEUE, SessionId};
 use metalcast_shared::{
     codec::MAX_MESSAGE_BYTES,
     to_agent::ToAgent,
@@ -16,8 +16,6 @@ use quinn::{RecvStream, SendStream};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// Messages waiting for an agent. The service sends few; one that fills this is not reading.
-const QUEUE_MESSAGES: usize = 64;
 /// Messages received and not yet handled.
 const RECEIVED_MESSAGES: usize = 8;
 /// Agents send a heartbeat every 5 s.
@@ -43,10 +41,10 @@ pub async fn serve<F: Fleet, L: Library>(
     }
     // Only fails on a stream that is gone, which the first write will say.
     let _ = send.set_priority(PRIORITY);
-    let (to_agent, outgoing) = mpsc::channel(QUEUE_MESSAGES);
+    let (to_agent, outgoing) = mpsc::channel(AGENT_QUEUE);
     let session = server
         .fleet
-        .session_opened(peer.node, hello, to_agent)
+        .session_opened(peer.node, peer.key, hello, to_agent)
         .await
         .map_err(|error| End::Ours(Close::Internal(format!("{error:#}"))))?;
     tracing::info!("session began");

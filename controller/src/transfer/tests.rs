@@ -83,6 +83,7 @@ impl Fleet for FakeFleet {
     async fn session_opened(
         &self,
         node: NodeId,
+        _: Hash,
         hello: Hello,
         to_agent: mpsc::Sender<ToAgent>,
     ) -> anyhow::Result<SessionId> {
@@ -109,7 +110,7 @@ impl Fleet for FakeFleet {
         self.note(format!("closed {}: {reason}", session.0));
     }
 
-    fn may_read(&self, node: NodeId, revision: &Revision) -> bool {
+    fn may_read(&self, node: NodeId, _: Hash, revision: &Revision) -> bool {
         node == self::node() && *revision == self::revision()
     }
 }

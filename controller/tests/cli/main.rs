@@ -6,7 +6,8 @@ mod rig;
 
 use rig::{Controller, Site};
 use std::{
-    os::unix::process::CommandExt,
+    io::Write,
+    os::unix::{net::UnixStream, process::CommandExt},
     process::Command,
     time::{Duration, Instant},
 };
@@ -126,7 +127,7 @@ fn an_image_goes_in_and_is_planned_onto_disks() {
         arguments.extend(more);
         site.cli(&arguments)
     };
-    let plan = deploy("node1", &["--dry-run"]);
+    let plan = deploy("node1", &["--dry-run", "--wait"]);
     plan.exits(0).prints("serial D-node1").prints("holds   nothing").prints("will be written");
     deploy("node3", &[]).exits(5).says("metalcast node approve node3");
     deploy("node1", &["--disk", "D9"]).exits(5).says("no disk has serial or WWN D9");
@@ -208,6 +209,63 @@ fn a_taken_port_is_named() {
     let _taken = std::net::TcpListener::bind(("127.0.0.1", site.http_port())).unwrap();
     let port = site.http_port().to_string();
     site.cli(&["serve", "--config", &site.config_path()]).exits(1).says(&port).says("ss -");
+}
+
+/// Programs get a document from every command, also from one that is refused, on the stream that it
+/// belongs to.
+#[test]
+fn programs_are_answered_in_json() {
+    let site = Site::new();
+    site.add_node("node1", "new", false);
+    site.add_node("node2", "new", false);
+    site.add_slot("node1");
+    let path = site.config_path();
+    assert_eq!(site.json(&["config", "check", "--config", &path])["in_order"], true);
+    let controller = Controller::start(&site);
+    let some = site.cli(&["-o", "json", "node", "approve", "node1,node9,node2"]);
+    some.exits(6).says(r#""code":"not-found""#);
+    let approved: serde_json::Value = serde_json::from_str(&some.stdout).unwrap();
+    assert_eq!([&approved[0]["state"], &approved[1]["name"]], ["ready", "node2"]);
+    let wait = site.json(&["boot", "node1", "--slot", "5"]);
+    assert_eq!(wait["job"], 1);
+    let refused = site.cli(&["-o", "json", "node", "rm", "node1"]);
+    refused.exits(5);
+    let problem: serde_json::Value = serde_json::from_str(&refused.stderr).unwrap();
+    assert_eq!(problem["code"], "node-busy");
+    assert_eq!(site.json(&["job", "cancel", "1"])["stopping"], true);
+    assert_eq!(site.json(&["node", "rm", "node1"])[0]["forgotten"], true);
+    let audit = site.json(&["audit"]);
+    assert!(audit.as_array().unwrap().iter().any(|deed| deed["what"] == "approve node1"));
+    site.cli(&["audit"]).exits(0).prints("cancel job 1").prints("uid 0");
+    controller.stop();
+}
+
+/// A client that hangs up leaves nothing half-done: what the store has, the controller knows.
+#[test]
+fn a_client_that_hangs_up_stops_nothing_half_way() {
+    let site = Site::new();
+    site.add_node("node1", "ready", false);
+    site.add_slot("node1");
+    let controller = Controller::start(&site);
+    let body = r#"{"nodes":["node1"],"slot":5}"#;
+    let request = format!(
+        "POST /api/v1/boots HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    for round in 0..40 {
+        let mut stream = UnixStream::connect(site.socket()).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_micros(150 * round));
+        drop(stream);
+        std::thread::sleep(Duration::from_millis(60));
+        let jobs = site.json(&["job", "list"]);
+        if jobs[0]["state"] == "running" {
+            let job = jobs[0]["id"].to_string();
+            site.cli(&["job", "cancel", &job]).exits(0);
+        }
+    }
+    site.cli(&["boot", "node1", "--slot", "5"]).exits(0);
+    controller.stop();
 }
 
 /// The socket is for its owner and group only.

@@ -9,6 +9,7 @@ use metalcast_controller::{
 };
 use metalcast_shared::{
     disk::{Content, Disk, DiskSelector},
+    hash::Hash,
     id::{Mac, NodeId},
     inventory::{Fingerprint, Inventory},
     layout::Layout,
@@ -153,6 +154,7 @@ impl Site {
             },
             fingerprint: Fingerprint { macs: vec![mac], ..Fingerprint::default() },
             candidate: None,
+            key: Hash([0; 32]),
             inventory: Some(Inventory { disks: vec![disk], ..Inventory::default() }),
             layout: None,
             default_boot: DefaultBoot::RamImage,

@@ -1,7 +1,8 @@
-//! The real Clonezilla in batch, on loop disks: it saves a disk, the store imports that, and it
-//! restores what the store made of it onto another disk.
+//! The real Clonezilla in batch, on loop disks: it saves a disk and single partitions, the store
+//! imports that, and it restores what the store made of it.
 
 use crate::{Store, name, source::sh, with_causes};
+use metalcast_shared::id::Revision;
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
 /// Programs that stand before the real ones in PATH: kernels without a reader of partition tables
@@ -75,10 +76,8 @@ fn files(dir: &Path, device: &str) -> String {
     sh(dir, &script)
 }
 
-#[test]
-fn clonezilla_saves_we_import_and_clonezilla_restores() {
-    let scratch = tempfile::tempdir().unwrap();
-    let dir = scratch.path();
+/// A disk with a FAT, an ext4 and swap in slots of an MBR table, and another one of its size.
+fn disks(dir: &Path) -> (LoopDisk, LoopDisk) {
     sh(
         dir,
         "truncate -s 200M first; truncate -s 200M second; mkdir repository content
@@ -97,45 +96,83 @@ fn clonezilla_saves_we_import_and_clonezilla_restores() {
             first.0
         ),
     );
+    (first, second)
+}
+
+/// Has Clonezilla save into `repository`, and imports that.
+fn save_and_import(dir: &Path, store: &Store, what: &str) -> Revision {
     let repository = dir.join("repository");
+    let _ = fs::remove_dir_all(repository.join("saved"));
     let save = "-q2 -j2 -z1p -i 4 -gm -gb";
-    ocs_sr(dir, &format!("-or {} {save} savedisk saved {}", repository.display(), first.short()));
+    ocs_sr(dir, &format!("-or {} {save} {what}", repository.display()));
+    store
+        .import(&repository.join("saved"))
+        .unwrap_or_else(|error| panic!("{}", with_causes(&error)))
+}
+
+/// Has Clonezilla restore from the store, after its own check of our checksums; its log.
+fn restore(dir: &Path, store: &Store, options_and_what: &str) -> String {
+    let image_dir = store.dir.path().join(format!("{}/{}", name().project(), name().name()));
+    let options = "-cb -j2 -t -iui -irhr -ius";
+    ocs_sr(dir, &format!("-or {} {options} {options_and_what}", image_dir.display()));
+    let log = fs::read_to_string(dir.join("ocs.log")).unwrap();
+    assert!(log.contains("Checking B2SUMS for image"), "the checksums were not checked: {log}");
+    log
+}
+
+#[test]
+fn clonezilla_saves_we_import_and_clonezilla_restores() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path();
+    let (first, second) = disks(dir);
+    let (data, copy) = (format!("{}p5", first.0), format!("{}p5", second.0));
+    let saved = files(dir, &data);
+    assert!(saved.contains("./random"));
+    sh(dir, &format!("cp {}p1 fat", first.0));
 
     let store = Store::new();
-    let revision = store
-        .import(&repository.join("saved"))
-        .unwrap_or_else(|error| panic!("{}", with_causes(&error)));
-    let (manifest, _) = store.images.manifest(&revision).unwrap();
+    let disk = save_and_import(dir, &store, &format!("savedisk saved {}", first.short()));
+    let (manifest, _) = store.images.manifest(&disk).unwrap();
     let partitions: Vec<_> =
         manifest.partitions.iter().map(|one| one.filesystem.as_str()).collect();
     assert_eq!(partitions, ["vfat", "ext4"]);
     assert!(manifest.provenance.contains(", saved 2"), "{}", manifest.provenance);
-    let stored = store.path(&revision);
+    let stored = store.path(&disk);
     for file in ["mbr", "hidden-data-after-mbr", "chs.sf", "pt.sf", "pt.parted"] {
         assert!(stored.join(format!("{}-{file}", first.short())).exists(), "{file} is not copied");
     }
 
-    // Its own check of our checksums, then the restore, onto a disk of another name.
-    let image_dir = store.dir.path().join(format!("{}/{}", name().project(), name().name()));
-    ocs_sr(
-        dir,
-        &format!(
-            "-or {} -cb -k0 -j2 -t -iui -irhr -ius restoredisk {} {}",
-            image_dir.display(),
-            revision.number,
-            second.short()
-        ),
-    );
-    let log = fs::read_to_string(dir.join("ocs.log")).unwrap();
-    assert!(log.contains("Checking B2SUMS for image"), "the checksums were not checked: {log}");
-    assert_eq!(
-        files(dir, &format!("{}p5", first.0)),
-        files(dir, &format!("{}p5", second.0)),
-        "{log}"
-    );
+    // Onto a disk of another name.
+    let log = restore(dir, &store, &format!("-k0 restoredisk {} {}", disk.number, second.short()));
+    assert_eq!(files(dir, &copy), saved, "{log}");
     // Not every kernel mounts vfat, and on this one there is nothing but what partclone restores.
-    sh(dir, &format!("cmp {}p1 {}p1", first.0, second.0));
-    assert!(files(dir, &format!("{}p5", second.0)).contains("./random"));
+    sh(dir, &format!("cmp fat {}p1", second.0));
     let label = sh(dir, &format!("blkid -p -o value -s LABEL {}p6", second.0));
     assert_eq!(label.trim(), "exchange");
+
+    // One partition of the disk's image, onto a partition of another name.
+    wipe(dir, &copy);
+    let one =
+        format!("-k -f {0}p5 restoreparts {1} {2}p5", first.short(), disk.number, second.short());
+    let log = restore(dir, &store, &one);
+    assert_eq!(files(dir, &copy), saved, "{log}");
+
+    // An image of partitions, onto them.
+    let both = format!("{0}p1 {0}p5", first.short());
+    let parts = save_and_import(dir, &store, &format!("saveparts saved '{both}'"));
+    assert!(!store.path(&parts).join("disk").exists(), "saveparts names a disk");
+    let (manifest, _) = store.images.manifest(&parts).unwrap();
+    let names: Vec<_> = manifest.partitions.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names.join(" "), both);
+    wipe(dir, &format!("{}p1", first.0));
+    wipe(dir, &data);
+    let log = restore(dir, &store, &format!("-k restoreparts {} '{both}'", parts.number));
+    assert_eq!(files(dir, &data), saved, "{log}");
+    sh(dir, &format!("cmp fat {}p1", first.0));
+}
+
+/// Overwrites a partition with zeros.
+fn wipe(dir: &Path, partition: &str) {
+    let kind = format!("blkid -p -o value -s TYPE {partition}");
+    sh(dir, &format!("blkdiscard -f -z {partition}; test -z \"$({kind})\""));
 }

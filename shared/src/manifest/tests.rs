@@ -96,6 +96,8 @@ fn a_root_that_contradicts_itself_is_refused() {
     refused(|m| m.partitions[0].total_blocks = u64::MAX);
     refused(|m| m.partitions[0].used_blocks = 1001);
     refused(|m| m.partitions[0].chunks = 1025);
+    refused(|m| m.partitions[0].pages[0].bytes = u32::MAX);
+    refused(|m| m.partitions.push(m.partitions[0].clone()));
     refused(|m| m.partitions[0].file = "../escape".into());
 }
 

@@ -6,7 +6,7 @@ use metalcast_shared::{
     codec::MAX_MESSAGE_BYTES,
     id::NodeId,
     manifest::Page,
-    to_agent::{ChunkHeader, EnrolReply, PageReply, ToAgent},
+    to_agent::{ChunkHeader, EnrolReply, PageReply, Standing, ToAgent},
     to_controller::{Enrol, Hello, Open, ToController},
     version::{ALPN, SERVER_NAME},
 };
@@ -33,6 +33,8 @@ pub(super) struct Behaviour {
     pub(super) other_manifest_key: bool,
     /// Closes every session as if the node had been removed.
     pub(super) unwanted: bool,
+    /// Does not say by itself that the node is approved.
+    pub(super) silent_standing: bool,
     /// Sends each frame spoiled once.
     pub(super) spoil_first: bool,
     /// Sends no frames at all.
@@ -230,6 +232,10 @@ impl Shared {
         mut receive: RecvStream,
     ) -> anyhow::Result<()> {
         let _ = self.seen.send(Seen::Hello(hello));
+        if !self.behaviour.silent_standing {
+            let (name, standing) = ("node1".into(), Standing::Approved);
+            wire::send(&mut send, &ToAgent::Welcome { name, standing }).await?;
+        }
         let mut orders = self.orders.lock().await;
         let incoming = async {
             loop {

@@ -5,26 +5,53 @@
 
 use super::Ids;
 use crate::disk::Root;
+use anyhow::ensure;
 
 /// GRUB's menus, where distributions have them.
 const MENUS: [&str; 2] = ["boot/grub/grub.cfg", "boot/grub2/grub.cfg"];
 
 /// From which new menus are made.
 const DEFAULTS: &str = "etc/default/grub";
+/// Debian's grub-mkconfig reads what is here (`*.cfg`) after that.
+const DEFAULTS_DIR: &str = "etc/default/grub.d";
 
-/// From which Debian makes new initramfs.
+/// From which Debian makes new initramfs; without [`RESUME`] they wait for the swap of the machine
+/// that they were made on.
+const INITRAMFS_TOOLS: &str = "etc/initramfs-tools";
 const RESUME: &str = "etc/initramfs-tools/conf.d/resume";
+
+/// With it new menus start without an initramfs first, as Ubuntu's cloud images have it.
+const FORCE_PARTUUID: &str = "GRUB_FORCE_PARTUUID";
 
 pub(super) fn run(root: &Root, ids: &Ids) -> anyhow::Result<Vec<String>> {
     let mut changes = Vec::new();
     for file in MENUS {
-        change(root, file, &mut changes, |text| menu(text, ids))?;
+        let mut has_bls = false;
+        change(root, file, &mut changes, |text| {
+            has_bls = text.split_whitespace().any(|word| word == "blscfg");
+            menu(text, ids)
+        })?;
+        ensure!(
+            !has_bls,
+            "/{file} finds its kernels by blscfg, which only Fedora's own GRUB can do: make it with \
+             GRUB_ENABLE_BLSCFG=false before saving the image"
+        );
     }
     change(root, DEFAULTS, &mut changes, |text| defaults(text, ids))?;
-    change(root, RESUME, &mut changes, |_| match &ids.swap_uuid {
-        Some(uuid) => format!("RESUME=UUID={uuid}\n"),
-        None => "RESUME=none\n".to_owned(),
-    })?;
+    for name in root.files(DEFAULTS_DIR)?.iter().filter(|name| name.ends_with(".cfg")) {
+        let file = format!("{DEFAULTS_DIR}/{name}");
+        change(root, &file, &mut changes, |text| defaults(text, ids))?;
+    }
+    if root.exists(INITRAMFS_TOOLS) {
+        let text = match &ids.swap_uuid {
+            Some(uuid) => format!("RESUME=UUID={uuid}\n"),
+            None => "RESUME=none\n".to_owned(),
+        };
+        if root.read(RESUME)?.is_none_or(|old| old != text.as_bytes()) {
+            root.create(RESUME, text.as_bytes(), 0o644)?;
+            changes.push(format!("/{RESUME}"));
+        }
+    }
     Ok(changes)
 }
 
@@ -34,14 +61,15 @@ fn change(
     changes: &mut Vec<String>,
     new: impl FnOnce(&str) -> String,
 ) -> anyhow::Result<()> {
-    let Some(text) = root.read_text(file)? else { return Ok(()) };
-    let new = new(&text);
-    if new == text {
-        return Ok(());
+    let mut lines = 0;
+    let changed = root.edit(file, |old| {
+        let new = new(old);
+        lines = new.lines().zip(old.lines()).filter(|(new, old)| new != old).count();
+        new
+    })?;
+    if changed == Some(true) {
+        changes.push(format!("{lines} lines of /{file}"));
     }
-    let lines = new.lines().zip(text.lines()).filter(|(new, old)| new != old).count();
-    root.write(file, new.as_bytes())?;
-    changes.push(format!("{lines} lines of /{file}"));
     Ok(())
 }
 
@@ -62,7 +90,7 @@ fn command_line(line: &str, ids: &Ids) -> String {
         let Some(value) = word.strip_prefix("root=") else { return word.to_owned() };
         let right = format!("UUID={}", ids.root_uuid);
         // PARTUUID is understood with and without an initramfs; what is right stays.
-        match value.eq_ignore_ascii_case(&right) && !ids.ambiguous {
+        match value.eq_ignore_ascii_case(&right) {
             true => word.to_owned(),
             false => format!("root=PARTUUID={}", ids.root_partuuid),
         }
@@ -70,11 +98,14 @@ fn command_line(line: &str, ids: &Ids) -> String {
     words.collect::<Vec<_>>().join(" ").trim_end().to_owned()
 }
 
-/// Only a setting that is there is changed: new menus find the swap by themselves.
+/// Only a setting that is there is changed: an initramfs finds the swap by itself.
 fn defaults(text: &str, ids: &Ids) -> String {
     let text = with_new_uuid(text, ids);
     let lines = text.split('\n').map(|line| {
         let Some((name, value)) = line.split_once('=') else { return line.to_owned() };
+        if name == FORCE_PARTUUID && !value.is_empty() {
+            return format!("{name}={}", ids.root_partuuid);
+        }
         if !name.starts_with("GRUB_CMDLINE_LINUX") || !value.contains("resume") {
             return line.to_owned();
         }
@@ -115,7 +146,6 @@ mod tests {
         Ids {
             root_uuid: "aaaa".into(),
             image_uuid: None,
-            ambiguous: false,
             root_partuuid: "1234abcd-05".into(),
             swap_uuid: swap.map(Into::into),
             known: Vec::new(),
@@ -156,5 +186,37 @@ mod tests {
         );
         let same = "GRUB_CMDLINE_LINUX=\"console=ttyS0\"\n";
         assert_eq!(defaults(same, &swap), same);
+    }
+
+    #[test]
+    fn every_file_of_settings_and_the_next_initramfs_follow() {
+        let dir = tempfile::tempdir().unwrap();
+        let etc = dir.path().join("etc");
+        for made in ["default/grub.d", "initramfs-tools"] {
+            std::fs::create_dir_all(etc.join(made)).unwrap();
+        }
+        let force = etc.join("default/grub.d/40-force-partuuid.cfg");
+        std::fs::write(&force, "# ü\nGRUB_FORCE_PARTUUID=99999999-01\n").unwrap();
+        let line = etc.join("default/grub.d/50-cloudimg.cfg");
+        std::fs::write(&line, b"# \xfc\nGRUB_CMDLINE_LINUX_DEFAULT='resume=/dev/sda3'\n").unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        assert_eq!(run(&root, &ids(Some("5555"))).unwrap().len(), 3);
+        let read = |path: &std::path::Path| std::fs::read(path).unwrap();
+        assert_eq!(read(&force), "# ü\nGRUB_FORCE_PARTUUID=1234abcd-05\n".as_bytes());
+        assert_eq!(read(&line), b"# \xfc\nGRUB_CMDLINE_LINUX_DEFAULT='resume=UUID=5555'\n");
+        assert_eq!(read(&etc.join("initramfs-tools/conf.d/resume")), b"RESUME=UUID=5555\n");
+        assert!(
+            run(&root, &ids(Some("5555"))).unwrap().is_empty(),
+            "a second time changes nothing"
+        );
+    }
+
+    #[test]
+    fn a_menu_that_only_fedoras_grub_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("boot/grub2")).unwrap();
+        std::fs::write(dir.path().join("boot/grub2/grub.cfg"), "insmod blscfg\nblscfg\n").unwrap();
+        let error = run(&Root::open(dir.path()).unwrap(), &ids(None)).unwrap_err().to_string();
+        assert!(error.starts_with("/boot/grub2/grub.cfg finds its kernels by blscfg"), "{error}");
     }
 }

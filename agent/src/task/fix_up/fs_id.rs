@@ -1,15 +1,21 @@
 //! `unique-fs-id`: the filesystem gets another UUID only where this node holds the same one already,
 //! because that rewrites nearly half of ext4's metadata.
+//!
+//! Two of the same cannot stay: the kernel mounts no XFS whose UUID is mounted already, mixes up
+//! btrfs of one UUID as soon as both were seen, and `UUID=` finds either. Each filesystem's own tool
+//! gives the new one. XFS and btrfs keep the old one for their metadata in a second field of the
+//! superblock (`META_UUID`, `METADATA_UUID`), so that little is written; Linux reads that since 4.3
+//! and 5.0, GRUB since 2.02.
 
 use super::super::{
     StepLog,
     plan::{Family, Image, Target, window},
     tools,
 };
-use crate::disk::{look_at, uuid_of};
+use crate::disk::{Access, Mounted, look_at, uuid_of};
 use anyhow::{Context, ensure};
 use metalcast_sys::{
-    block::{Access, BlockDevice, partition_path},
+    block::{self, BlockDevice, partition_path},
     child::ChildError,
 };
 use std::path::Path;
@@ -22,8 +28,6 @@ pub(super) struct Unique {
     pub(super) uuid: String,
     /// The one it had in the image, if it was given another.
     pub(super) image_uuid: Option<String>,
-    /// Whether it still shares its UUID with another partition.
-    pub(super) ambiguous: bool,
     /// UUIDs of all that is on the node's disks, this slot included.
     pub(super) known: Vec<String>,
 }
@@ -35,22 +39,22 @@ pub(super) fn make_unique(
 ) -> anyhow::Result<Unique> {
     let mut known = others(target, log)?;
     let uuid = slot_uuid(target, log)?;
-    let (uuid, image_uuid, ambiguous) = match (known.contains(&uuid), image.family) {
-        (false, _) => (uuid, None, false),
-        (true, Family::Ext) => {
-            restamp(&target.node(target.slot.number))?;
-            let new = slot_uuid(target, log)?;
-            ensure!(new != uuid, "tune2fs left the UUID as it was");
-            log.note(format!("unique-fs-id: {uuid} is on this node already; it is {new} now"));
-            (new, Some(uuid), false)
-        }
-        (true, Family::Btrfs | Family::Xfs) => {
-            log.note(format!("unique-fs-id: {uuid} is on this node already; PARTUUID is used"));
-            (uuid, None, true)
-        }
-    };
-    known.push(uuid.clone());
-    Ok(Unique { uuid, image_uuid, ambiguous, known })
+    if !known.contains(&uuid) {
+        known.push(uuid.clone());
+        return Ok(Unique { uuid, image_uuid: None, known });
+    }
+    let node = target.node(target.slot.number);
+    match image.family {
+        Family::Ext => restamp_ext(&node)?,
+        Family::Xfs => restamp_xfs(&node, &log.machine().run_dir)?,
+        // -m: in the superblock only.
+        Family::Btrfs => tools::run("btrfstune", &["-m"], &node)?,
+    }
+    let new = slot_uuid(target, log)?;
+    ensure!(!known.contains(&new), "the filesystem still has UUID {new}, as another on this node");
+    log.note(format!("unique-fs-id: {uuid} is on this node already; it is {new} now"));
+    known.push(new.clone());
+    Ok(Unique { uuid: new, image_uuid: Some(uuid), known })
 }
 
 fn slot_uuid(target: &Target, log: &StepLog<'_>) -> anyhow::Result<String> {
@@ -67,7 +71,7 @@ fn others(target: &Target, log: &StepLog<'_>) -> anyhow::Result<Vec<String>> {
     for disk in (log.machine().disks)()? {
         let path = log.machine().dev.join(&disk.name);
         let mut nodes = vec![path.clone()];
-        if let Ok(block) = BlockDevice::open(&path, Access::Read) {
+        if let Ok(block) = BlockDevice::open(&path, block::Access::Read) {
             let partitions = block.partitions()?;
             nodes.extend(partitions.iter().map(|part| partition_path(&path, part.number)));
         }
@@ -83,7 +87,7 @@ fn uuid_on(node: &Path) -> Option<String> {
     uuid_of(&look_at(node).ok()?)
 }
 
-fn restamp(node: &Path) -> anyhow::Result<()> {
+fn restamp_ext(node: &Path) -> anyhow::Result<()> {
     match tools::run("e2fsck", &["-f", "-y"], node) {
         Ok(()) => {}
         // e2fsck(8): 1 says that errors were corrected, and is what an image of a running system gives.
@@ -91,4 +95,13 @@ fn restamp(node: &Path) -> anyhow::Result<()> {
         Err(error) => return Err(error.into()),
     }
     Ok(tools::run("tune2fs", &["-U", "random"], node)?)
+}
+
+/// The log holds the UUID too and is emptied, so what is in it must be in its place: by a mount, which
+/// needs `nouuid` where the other one is mounted.
+fn restamp_xfs(node: &Path, run_dir: &Path) -> anyhow::Result<()> {
+    let driver = Family::Xfs.driver();
+    Mounted::open(node, driver, Some("nouuid"), Access::Write, run_dir)?.close()?;
+    // What xfs_admin(8) -U does.
+    Ok(tools::run("xfs_db", &["-x", "-c", "uuid generate"], node)?)
 }

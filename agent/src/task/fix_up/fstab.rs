@@ -6,12 +6,13 @@ use crate::disk::Root;
 const FILE: &str = "etc/fstab";
 
 pub(super) fn run(root: &Root, ids: &Ids) -> anyhow::Result<Vec<String>> {
-    let Some(text) = root.read_text(FILE)? else { return Ok(vec!["there is none".into()]) };
-    let (new, changes) = rewrite(&text, ids);
-    if new != text {
-        root.write(FILE, new.as_bytes())?;
-    }
-    Ok(changes)
+    let mut changes = Vec::new();
+    let there = root.edit(FILE, |text| {
+        let (new, made) = rewrite(text, ids);
+        changes = made;
+        new
+    })?;
+    Ok(there.map_or(vec!["there is none".into()], |_| changes))
 }
 
 /// The new text, and what was changed in it.
@@ -19,6 +20,7 @@ fn rewrite(text: &str, ids: &Ids) -> (String, Vec<String>) {
     let mut changes = Vec::new();
     let mut has_swap = false;
     let mut lines = Vec::new();
+    let old_root = old_root(text);
     for line in text.split('\n') {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let [source, mount, kind, ..] = fields[..] else {
@@ -35,7 +37,10 @@ fn rewrite(text: &str, ids: &Ids) -> (String, Vec<String>) {
                     None => format!("# {line}"),
                 }
             }
-            () if mount == "/" || names_root(source, ids) => line.replacen(source, &ids.root(), 1),
+            () if Some(source) == old_root || names_root(source, ids) => {
+                line.replacen(source, &ids.root(), 1)
+            }
+            () if is_kernel_name(source) => format!("# {line}"),
             () if is_known(source, ids) || may_be_missing(options) => line.to_owned(),
             () => with_nofail(line, options),
         };
@@ -49,7 +54,7 @@ fn rewrite(text: &str, ids: &Ids) -> (String, Vec<String>) {
 
 fn describe(new: &str, old_source: &str) -> String {
     match new.split_whitespace().next() {
-        Some("#") => "taken out, this disk has no such partition".into(),
+        Some("#") => "taken out, it is not what was meant on this node".into(),
         Some(source) if source == old_source => "may be missing (nofail)".into(),
         Some(source) => format!("is {source} now"),
         None => String::new(),
@@ -60,7 +65,23 @@ fn is_device(source: &str) -> bool {
     ["UUID=", "LABEL=", "PARTUUID=", "PARTLABEL=", "/dev/"].iter().any(|p| source.starts_with(p))
 }
 
-/// Other subvolumes of a btrfs root are named by its UUID.
+/// By what the image has its root; it may have other mounts of it, such as subvolumes.
+fn old_root(text: &str) -> Option<&str> {
+    text.lines().find_map(|line| {
+        let mut fields = line.split_whitespace();
+        let source = fields.next().filter(|source| is_device(source))?;
+        (fields.next() == Some("/")).then_some(source)
+    })
+}
+
+/// A name that the kernel gives in the order of discovery: whatever has it on this node, such as the
+/// disk's own boot partition, is not what was meant.
+fn is_kernel_name(source: &str) -> bool {
+    let disks = ["sd", "hd", "vd", "xvd", "nvme", "mmcblk"];
+    let name = source.strip_prefix("/dev/");
+    name.is_some_and(|name| disks.iter().any(|disk| name.starts_with(disk)))
+}
+
 fn names_root(source: &str, ids: &Ids) -> bool {
     let uuid = source.strip_prefix("UUID=").map(|uuid| uuid.trim_matches('"'));
     uuid.is_some_and(|uuid| {
@@ -107,7 +128,6 @@ mod tests {
         Ids {
             root_uuid: "aaaa-new".into(),
             image_uuid: Some("AAAA-old".into()),
-            ambiguous: false,
             root_partuuid: "1234abcd-05".into(),
             swap_uuid: Some("5555".into()),
             known: vec!["aaaa-new".into(), "5555".into(), "dddd".into()],
@@ -132,8 +152,24 @@ mod tests {
         );
         let none = Ids { swap_uuid: None, ..ids() };
         check(&none, "UUID=x none swap sw 0 0", "# UUID=x none swap sw 0 0");
-        let shared = Ids { ambiguous: true, image_uuid: None, ..ids() };
-        check(&shared, "UUID=aaaa-new / xfs", "PARTUUID=1234abcd-05 / xfs");
+        check(&ids(), "UUID=aaaa-old / xfs", "UUID=aaaa-new / xfs");
+    }
+
+    #[test]
+    fn names_in_the_order_of_discovery_mount_nothing_else() {
+        check(
+            &ids(),
+            "/dev/sda2 / btrfs subvol=@\n/dev/sda2 /home btrfs subvol=@home\n/dev/sda1 /boot ext4",
+            "UUID=aaaa-new / btrfs subvol=@\nUUID=aaaa-new /home btrfs subvol=@home\n\
+             # /dev/sda1 /boot ext4",
+        );
+        check(&ids(), "/dev/nvme0n1p1 /boot vfat nofail", "# /dev/nvme0n1p1 /boot vfat nofail");
+        check(&ids(), "# /dev/sda1 / old\n/dev/sda1 /x", "# /dev/sda1 / old\n# /dev/sda1 /x");
+        let (_, changes) = rewrite("/dev/sda1 /boot ext4", &ids());
+        assert_eq!(
+            changes,
+            ["/dev/sda1 on /boot: taken out, it is not what was meant on this node"]
+        );
     }
 
     #[test]
@@ -144,11 +180,12 @@ mod tests {
             "UUID=eeee /srv ext4 defaults,nofail 0 2",
         );
         check(&ids(), "UUID=ext4 ext4 ext4 ext4 0 2", "UUID=ext4 ext4 ext4 ext4,nofail 0 2");
-        check(&ids(), " /dev/sdb1 /mnt  auto", " /dev/sdb1 /mnt  auto defaults,nofail");
+        check(&ids(), " LABEL=x /mnt  auto", " LABEL=x /mnt  auto defaults,nofail");
         for same in [
             "UUID=DDDD /srv ext4 defaults 0 2",
             "LABEL=x /srv ext4 ro,noauto",
             "tmpfs /tmp tmpfs size=1g",
+            "/dev/sr0 /media/cdrom0 udf,iso9660 user,noauto 0 0",
             "# UUID=eeee /srv ext4 defaults",
             "proc /proc proc",
             "garbage",

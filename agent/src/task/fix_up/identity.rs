@@ -46,13 +46,11 @@ pub(super) fn hostname(root: &Root, name: &str) -> anyhow::Result<Vec<String>> {
         root.create(HOSTNAME, format!("{name}\n").as_bytes(), 0o644)?;
         changes.push(format!("{name} (was {old:?})"));
     }
-    let text = root.read_text(HOSTS)?;
-    let new = hosts(text.as_deref().unwrap_or("127.0.0.1\tlocalhost\n"), name);
-    if text.as_ref() != Some(&new) {
-        match text {
-            Some(_) => root.write(HOSTS, new.as_bytes())?,
-            None => root.create(HOSTS, new.as_bytes(), 0o644)?,
-        }
+    let changed = root.edit(HOSTS, |text| hosts(text, name))?;
+    if changed.is_none() {
+        root.create(HOSTS, hosts("127.0.0.1\tlocalhost\n", name).as_bytes(), 0o644)?;
+    }
+    if changed != Some(false) {
         changes.push(format!("{OWN_ADDRESS} in /{HOSTS}"));
     }
     Ok(changes)

@@ -56,7 +56,7 @@ fn writes_come_in_the_order_that_leaves_nothing_half_startable() {
     let rig = Rig::new(TestImage::ordinary());
     let outcome = rig.deploy(5, Overwrite::BlankOnly).expect();
     let start = rig.slot_start(5);
-    let end = start + 64 * MIB;
+    let end = start + u64::from(rig.layout.slot_mib) * MIB;
     let operations = outcome.operations();
     let writes: Vec<(Step, u64, u64)> = operations
         .iter()

@@ -1,6 +1,6 @@
 //! Deployments that end in the middle: by the loss of the machine, by an order, by a faulty disk.
 
-use super::rig::{Outcome, Rig, TestImage, TestSource, tool};
+use super::rig::{MIB, Outcome, Rig, TestImage, TestSource, blkid, tool};
 use crate::disk::Operation;
 use metalcast_shared::{
     event::{Step, TaskEvent},
@@ -118,4 +118,40 @@ fn a_chunk_that_never_comes_right_fails_with_its_place() {
         cause.contains("5 attempts") && cause.contains("not the one in the manifest"),
         "{cause}"
     );
+}
+
+#[test]
+fn a_suspended_system_does_not_wake_up_in_another_slot() {
+    let rig = Rig::new(TestImage::ordinary());
+    rig.deploy(5, Overwrite::BlankOnly).expect();
+    let id = blkid(&rig.node(2), "UUID");
+    let magic = rig.slot_start(2) + 4086;
+    let redeploy = || rig.deploy(5, Overwrite::OwnSlot);
+    for task in [&redeploy as &dyn Fn() -> Outcome, &|| rig.select(5)] {
+        rig.write(magic, b"S1SUSPEND\0");
+        rig.read(0, 512);
+        assert_eq!(blkid(&rig.node(2), "TYPE"), "swsuspend");
+        let notes = task().expect().notes().join("\n");
+        assert!(notes.contains("a system was suspended in swap partition 2"), "{notes}");
+        assert_eq!(
+            (blkid(&rig.node(2), "TYPE"), blkid(&rig.node(2), "UUID")),
+            ("swap".into(), id.clone())
+        );
+    }
+}
+
+#[test]
+fn a_damaged_boot_partition_is_repaired_or_made_anew() {
+    let rig = Rig::new(TestImage::ordinary());
+    rig.deploy(5, Overwrite::BlankOnly).expect();
+    // The group descriptors, of which there are copies.
+    rig.write(rig.slot_start(1) + 2048, &[0xff; 1024]);
+    let notes = rig.deploy(6, Overwrite::BlankOnly).expect().notes().join("\n");
+    assert!(notes.contains("check-disk: the boot partition is damaged and is repaired"), "{notes}");
+    assert!(rig.cat(1, "/grub/grub.cfg").contains("lab/debian@7"));
+    // Nothing but the superblock is left.
+    rig.write(rig.slot_start(1) + 2048, &vec![0xff; 20 * MIB as usize]);
+    rig.deploy(5, Overwrite::WholeDisk).expect();
+    tool(Command::new("e2fsck").args(["-f", "-n"]).arg(rig.node(1)));
+    assert_eq!(blkid(&rig.node(1), "LABEL"), "metalcast");
 }

@@ -19,7 +19,7 @@ fn foreign_data_is_not_overwritten_without_leave() {
     let order = |overwrite| rig.order(5, overwrite);
     check(&rig, &order(Overwrite::BlankOnly), "ext2 \"payroll\"");
     check(&rig, &order(Overwrite::OwnSlot), "leave to overwrite anything");
-    rig.deploy(5, Overwrite::Anything).expect();
+    rig.deploy(5, Overwrite::WholeDisk).expect();
     tool(Command::new("e2fsck").args(["-f", "-n"]).arg(rig.node(5)));
 }
 
@@ -41,7 +41,7 @@ fn another_table_is_not_overwritten_without_leave() {
         )
         .unwrap();
         check(&rig, &rig.order(5, Overwrite::BlankOnly), "does not have the layout");
-        rig.deploy(5, Overwrite::Anything).expect();
+        rig.deploy(5, Overwrite::WholeDisk).expect();
         let dump = tool(Command::new("sfdisk").arg("-d").arg(&rig.disk));
         assert!(dump.contains("label: dos") && dump.contains("p7 "), "{dump}");
         let wipefs = tool(Command::new("wipefs").arg("--noheadings").arg(&rig.disk));
@@ -69,7 +69,7 @@ fn a_slot_is_only_overwritten_as_far_as_the_order_goes() {
 #[test]
 fn a_disk_is_found_by_what_it_is_or_not_at_all() {
     let rig = Rig::new(TestImage::ordinary());
-    let order = rig.order(5, Overwrite::Anything);
+    let order = rig.order(5, Overwrite::WholeDisk);
     let with = |change: &dyn Fn(&mut Deploy)| {
         let mut order = order.clone();
         change(&mut order);
@@ -93,7 +93,7 @@ fn a_disk_is_found_by_what_it_is_or_not_at_all() {
 #[test]
 fn only_the_controllers_manifest_is_taken() {
     let rig = Rig::new(TestImage::ordinary());
-    let order = rig.order(5, Overwrite::Anything);
+    let order = rig.order(5, Overwrite::WholeDisk);
     let with = |change: &dyn Fn(&mut Deploy)| {
         let mut order = order.clone();
         change(&mut order);
@@ -117,4 +117,32 @@ fn a_system_that_cannot_report_is_refused_when_it_should() {
     order.fix_up.report = None;
     rig.run(&order, &TestSource::new(rig.image.clone()), |_| {}).expect();
     assert!(rig.read(rig.slot_start(5) + MIB, 512).len() == 512 && rig.is_startable(5));
+}
+
+#[test]
+fn a_table_without_partitions_is_free_and_what_hides_behind_one_is_not() {
+    let rig = Rig::new(TestImage::ordinary());
+    tool(Command::new("mkfs.vfat").args(["-I", "-F", "32"]).arg(&rig.disk));
+    check(&rig, &rig.order(5, Overwrite::AnySlot), "it holds: vfat");
+    rig.write(0, &vec![0; MIB as usize]);
+    let empty_table = || {
+        let limits = metalcast_sys::child::Limits {
+            time: std::time::Duration::from_secs(20),
+            output_bytes: 4096,
+        };
+        let mut sfdisk = Command::new("sfdisk");
+        sfdisk.args(["-q", "--no-reread", "--wipe=never"]).arg(&rig.disk);
+        metalcast_sys::child::run(sfdisk, b"label: dos\n", limits).unwrap();
+    };
+    empty_table();
+    let mut label = b"LABELONE".to_vec();
+    label.resize(24, 0);
+    label.extend(b"LVM2 001");
+    rig.write(512, &label);
+    check(&rig, &rig.order(5, Overwrite::AnySlot), "it holds: LVM2_member");
+    rig.write(512, &[0; 32]);
+    rig.write(700 * 512, b"someone's");
+    check(&rig, &rig.order(5, Overwrite::AnySlot), "it holds: unknown data");
+    rig.write(700 * 512, &[0; 9]);
+    rig.deploy(5, Overwrite::BlankOnly).expect();
 }

@@ -37,7 +37,11 @@ use std::{
 };
 
 pub(crate) const MIB: u64 = 1 << 20;
-const DISK_BYTES: u64 = 320 * MIB;
+/// What a disk has beside its slots: boot partition, swap, reserve, and a MiB in front of each.
+const OTHERS_MIB: u32 = 128;
+const SLOTS: u16 = 3;
+/// Slots larger than the images by at least this much.
+const SPARE_MIB: u32 = 16;
 pub(crate) const SERIAL: &str = "MC-TEST";
 
 /// Runs a tool and gives what it printed.
@@ -80,14 +84,20 @@ impl TestImage {
         File::create(&raw).unwrap().set_len(48 * MIB).unwrap();
         tool(Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&root).arg(&raw));
         let uuid = tool(Command::new("blkid").args(["-p", "-o", "value", "-s", "UUID"]).arg(&raw));
-        let saved = dir.path().join("saved");
-        let mut partclone = Command::new("partclone.ext4");
-        partclone.args(["-c", "-F", "-L"]).arg(dir.path().join("log"));
-        tool(partclone.arg("-s").arg(&raw).arg("-o").arg(&saved));
-        Self::seal(&saved, uuid.trim().to_owned())
+        Self::save(&raw, "ext4", uuid.trim().to_owned())
     }
 
-    fn seal(saved: &Path, uuid: String) -> Self {
+    /// What partclone saves of a device.
+    pub(crate) fn save(raw: &Path, filesystem: &str, uuid: String) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let saved = dir.path().join("saved");
+        let mut partclone = Command::new(format!("partclone.{filesystem}"));
+        partclone.args(["-c", "-F", "-L"]).arg(dir.path().join("log"));
+        tool(partclone.arg("-s").arg(raw).arg("-o").arg(&saved));
+        Self::seal(&saved, filesystem, uuid)
+    }
+
+    fn seal(saved: &Path, filesystem: &str, uuid: String) -> Self {
         let mut chunks = Chunks::new(Reader::open(File::open(saved).unwrap()).unwrap()).unwrap();
         let header = chunks.reader().header().clone();
         let used_blocks = chunks.reader().used_blocks();
@@ -110,8 +120,8 @@ impl TestImage {
         }
         let partition = Partition {
             name: "sda1".into(),
-            filesystem: "ext4".into(),
-            file: "sda1.ext4-ptcl-img.zst".into(),
+            filesystem: filesystem.into(),
+            file: format!("sda1.{filesystem}-ptcl-img.zst"),
             block_bytes: header.block_bytes,
             total_blocks: header.total_blocks,
             used_blocks,
@@ -149,7 +159,7 @@ impl TestImage {
     }
 }
 
-fn ordinary_tree(root: &Path) {
+pub(crate) fn ordinary_tree(root: &Path) {
     let file = |name: &str, content: &[u8]| {
         let path = root.join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -240,8 +250,10 @@ type Refuse = dyn Fn(usize, Operation) -> bool + Send + Sync;
 pub(crate) struct Rig {
     pub(crate) machine: Arc<Machine>,
     pub(crate) image: Arc<TestImage>,
+    pub(crate) layout: Layout,
     pub(crate) plan: DiskPlan,
     pub(crate) disk: PathBuf,
+    bytes: u64,
     log: Arc<Mutex<Vec<Entry>>>,
     refuse: Arc<Mutex<Box<Refuse>>>,
     // Detached before its file goes.
@@ -295,14 +307,16 @@ impl Outcome {
     }
 }
 
-pub(crate) fn layout() -> Layout {
+/// With slots for this image.
+fn layout_for(image: &TestImage) -> Layout {
+    let image_mib = u32::try_from(image.partition().device_bytes / MIB).unwrap();
     Layout {
         name: "small".into(),
         boot_mib: 24,
         swap_mib: 8,
         reserve_mib: 4,
-        slots: 3,
-        slot_mib: 64,
+        slots: SLOTS,
+        slot_mib: image_mib + SPARE_MIB,
     }
 }
 
@@ -310,7 +324,10 @@ impl Rig {
     pub(crate) fn new(image: Arc<TestImage>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("disk");
-        File::create(&file).unwrap().set_len(DISK_BYTES).unwrap();
+        let layout = layout_for(&image);
+        let mib = OTHERS_MIB + u32::from(SLOTS) * layout.slot_mib;
+        let bytes = u64::from(mib) * MIB;
+        File::create(&file).unwrap().set_len(bytes).unwrap();
         let device = LoopDevice::attach(&file, Default::default()).unwrap();
         let disk = device.path().to_owned();
         let name = disk.file_name().unwrap().to_str().unwrap().to_owned();
@@ -327,8 +344,7 @@ impl Rig {
                 Ok(())
             }
         };
-        let found =
-            Disk { name, serial: Some(SERIAL.into()), bytes: DISK_BYTES, ..Disk::default() };
+        let found = Disk { name, serial: Some(SERIAL.into()), bytes, ..Disk::default() };
         let machine = Machine {
             disks: Box::new(move || Ok(vec![found.clone()])),
             dev: "/dev".into(),
@@ -336,9 +352,9 @@ impl Rig {
             run_dir: dir.path().join("run"),
             tap: Some(Box::new(tap)),
         };
-        let plan = layout::compute(&layout(), DISK_BYTES, 512).unwrap();
+        let plan = layout::compute(&layout, bytes, 512).unwrap();
         let machine = Arc::new(machine);
-        Self { machine, image, plan, disk, log, refuse, _loop: device, _dir: dir }
+        Self { machine, image, layout, plan, disk, bytes, log, refuse, _loop: device, _dir: dir }
     }
 
     /// From now on the disk refuses operations for which this says so; they are counted from the
@@ -348,7 +364,7 @@ impl Rig {
     }
 
     pub(crate) fn selector(&self) -> DiskSelector {
-        DiskSelector { serial: Some(SERIAL.into()), wwn: None, bytes: DISK_BYTES }
+        DiskSelector { serial: Some(SERIAL.into()), wwn: None, bytes: self.bytes }
     }
 
     pub(crate) fn order(&self, slot: u16, overwrite: Overwrite) -> Deploy {
@@ -357,7 +373,7 @@ impl Rig {
             manifest: self.image.signed.clone(),
             partition: "sda1".into(),
             disk: self.selector(),
-            layout: layout(),
+            layout: self.layout.clone(),
             slot,
             overwrite,
             fix_up: FixUp {
@@ -385,7 +401,8 @@ impl Rig {
     }
 
     pub(crate) fn select(&self, slot: u16) -> Outcome {
-        let select = SelectSlot { disk: self.selector(), layout: layout(), slot };
+        let layout = self.layout.clone();
+        let select = SelectSlot { disk: self.selector(), layout, slot };
         self.watch(|_| {}, |context| task::select_slot(&select, context))
     }
 
@@ -443,12 +460,22 @@ impl Rig {
     }
 
     pub(crate) fn whole_hash(&self) -> Hash {
-        Hash::of(&self.read(0, DISK_BYTES))
+        Hash::of(&self.read(0, self.bytes))
     }
 
-    /// Whether the menu would find a boot sector in the slot.
+    /// First byte of the gap in front of a slot.
+    pub(crate) fn gap_start(&self, slot: u16) -> u64 {
+        self.plan.partition(slot).unwrap().gap().unwrap().first_lba * SECTOR_BYTES
+    }
+
+    /// Whether there is a boot sector.
+    pub(crate) fn has_boot_sector(&self, start: u64) -> bool {
+        self.read(start + 510, 2) == [0x55, 0xaa]
+    }
+
+    /// Whether the menu would find a boot sector in the slot or in front of it.
     pub(crate) fn is_startable(&self, slot: u16) -> bool {
-        self.read(self.slot_start(slot) + 510, 2) == [0x55, 0xaa]
+        self.has_boot_sector(self.slot_start(slot)) || self.has_boot_sector(self.gap_start(slot))
     }
 
     /// GRUB's environment on the boot partition, as grub-editenv reads it.
@@ -472,6 +499,13 @@ impl Rig {
         };
         self.image.chunks.iter().filter(differs).count()
     }
+}
+
+/// The blkid value of a filesystem, from the device itself.
+pub(crate) fn blkid(node: &Path, tag: &str) -> String {
+    let mut blkid = Command::new("blkid");
+    let value = tool(blkid.args(["-p", "-o", "value", "-s", tag]).arg(node));
+    value.trim().to_owned()
 }
 
 /// GRUB's files as the build makes them, by the real grub-mkimage.

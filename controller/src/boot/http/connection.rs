@@ -1,4 +1,4 @@
-//! TCP connections: how many, and for how long they may do nothing.
+//! TCP connections: how many, from whom, and for how long they may do nothing.
 
 use super::Peer;
 use axum::{Extension, Router};
@@ -9,8 +9,9 @@ use hyper_util::{
 };
 use socket2::SockRef;
 use std::{
+    collections::HashMap,
     net::{IpAddr, Ipv4Addr},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::{
@@ -21,6 +22,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Connections at a time. Further ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 1024;
+/// Connections of one client at a time; further ones are closed. A boot program uses one or two.
+const MAX_CONNECTIONS_PER_CLIENT: usize = 32;
 /// A request's head has to come within this time, also the next one on a connection kept open.
 const HEAD_DEADLINE: Duration = Duration::from_secs(15);
 /// A client that acknowledges nothing for this time, or keeps its window shut, is gone (tcp(7),
@@ -37,6 +40,7 @@ pub async fn accept(
 ) -> anyhow::Result<()> {
     let tasks = TaskTracker::new();
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let clients = Clients::default();
     loop {
         let accepted = async {
             let slot = slots.clone().acquire_owned().await.expect("it is never closed");
@@ -52,6 +56,10 @@ pub async fn accept(
                     IpAddr::V4(ip) => ip,
                     IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
                 };
+                let Some(guest) = clients.admit(peer) else {
+                    tracing::debug!(%peer, "HTTP connection closed: the client has too many");
+                    continue;
+                };
                 let served = serve(stream, router.clone().layer(Extension(Peer(peer))));
                 let shutdown = shutdown.clone();
                 tasks.spawn(async move {
@@ -59,7 +67,7 @@ pub async fn accept(
                         () = shutdown.cancelled() => {}
                         () = served => {}
                     }
-                    drop(slot);
+                    drop((slot, guest));
                 });
             }
             Err(error) => {
@@ -73,6 +81,40 @@ pub async fn accept(
     Ok(())
 }
 
+/// How many connections each client has.
+#[derive(Clone, Default)]
+struct Clients(Arc<Mutex<HashMap<Ipv4Addr, usize>>>);
+
+/// One connection of a client, counted until it is dropped.
+struct Guest {
+    clients: Clients,
+    peer: Ipv4Addr,
+}
+
+impl Clients {
+    fn admit(&self, peer: Ipv4Addr) -> Option<Guest> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(peer).or_default();
+        if *count >= MAX_CONNECTIONS_PER_CLIENT {
+            return None;
+        }
+        *count += 1;
+        Some(Guest { clients: self.clone(), peer })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut counts = self.clients.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.peer);
+            }
+        }
+    }
+}
+
 async fn serve(stream: TcpStream, router: Router) {
     let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(STALL));
     let _ = stream.set_nodelay(true);
@@ -82,5 +124,23 @@ async fn serve(stream: TcpStream, router: Router) {
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     if let Err(error) = served.await {
         tracing::debug!("HTTP connection ended: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_client_cannot_take_all_connections() {
+        let clients = Clients::default();
+        let (greedy, other) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let mut guests: Vec<_> = (0..100).map_while(|_| clients.admit(greedy)).collect();
+        assert_eq!(guests.len(), MAX_CONNECTIONS_PER_CLIENT);
+        assert!(clients.admit(other).is_some());
+        guests.pop();
+        assert!(clients.admit(greedy).is_some());
+        guests.clear();
+        assert!(clients.0.lock().unwrap().is_empty(), "nothing is kept of clients that left");
     }
 }

@@ -39,8 +39,6 @@ const REPORT_DEADLINE: Duration = Duration::from_secs(10);
 const TOKEN_SECONDS: i64 = 15 * 60;
 /// How often a machine that has to wait asks again, in seconds.
 const WAIT_SECONDS: u32 = 10;
-/// On UEFI the kernel takes the initrds that iPXE holds only by this name; BIOS ignores it.
-const INITRD_ARGUMENT: &str = "initrd=initrd.magic";
 
 /// All paths.
 pub fn router<N: Nodes>(state: Arc<State<N>>) -> Router {
@@ -94,7 +92,11 @@ fn script<N: Nodes>(state: &State<N>, mac: Mac, Peer(peer): Peer) -> Response {
         tracing::error!(%mac, "boot script: {error}");
         script::error("the controller could not make a boot script, its log says why")
     });
-    tracing::info!(%mac, %peer, ?answer, "boot script");
+    if state.table.borrow().entry(mac).is_some() {
+        tracing::info!(%mac, %peer, ?answer, "boot script");
+    } else {
+        tracing::debug!(%mac, %peer, ?answer, "boot script for an unknown machine");
+    }
     ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 
@@ -109,7 +111,7 @@ pub fn ram_image_script<N: Nodes>(
     let link = state.pki.seal(&BootLink { boot, mac, issued_unix: now_unix });
     script::ram_image(&RamImage {
         kernel_url: &format!("{base}/ram/vmlinuz?mac={dashed}"),
-        arguments: &format!("{} {INITRD_ARGUMENT} {}", state.kernel_args, bootif(mac)),
+        arguments: &format!("{} {}", state.kernel_args, bootif(mac)),
         boot_segment_url: &format!("{base}/boot/{link}/segment.cpio"),
         initramfs_url: &format!("{base}/ram/initramfs?mac={dashed}"),
     })

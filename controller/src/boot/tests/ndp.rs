@@ -50,7 +50,7 @@ struct Wire {
 
 impl Wire {
     fn open(lab: &Lab) -> Self {
-        // The kernel does not solicit by itself and has its address at once.
+        // The kernel does not solicit by itself and need not ask who else has its address.
         for setting in ["router_solicitations=0", "accept_dad=0"] {
             let setting = format!("net.ipv6.conf.cli0.{setting}");
             assert!(lab.client(&["sysctl", "-qw", &setting]).status.success(), "apt has procps");
@@ -68,6 +68,8 @@ impl Wire {
     }
 
     fn send(&self, frame: &[u8]) {
+        // The interface was down for its new address, of which the next call would tell.
+        self.frames.take_error().unwrap();
         assert_eq!(self.frames.send(frame).unwrap(), frame.len());
     }
 
@@ -99,11 +101,14 @@ fn next(mut socket: &Socket, type_at: usize, wait: Duration) -> Option<Vec<u8>> 
     }
 }
 
+/// Until the client's kernel takes packets for its address: even without duplicate address detection
+/// it is tentative for up to a second.
 fn wait_for_link_local(lab: &Lab, address: Ipv6Addr) {
     let deadline = Instant::now() + PATIENCE;
     let has_it = || {
-        let shown = lab.client(&["ip", "-6", "address", "show", "dev", "cli0"]).stdout;
-        String::from_utf8(shown).unwrap().contains(&format!("{address}/"))
+        let show = ["ip", "-6", "address", "show", "dev", "cli0", "-tentative"];
+        let shown = String::from_utf8(lab.client(&show).stdout).unwrap();
+        shown.contains(&format!("{address}/"))
     };
     while !has_it() {
         assert!(Instant::now() < deadline, "cli0 has no {address}");

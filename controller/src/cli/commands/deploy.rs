@@ -48,7 +48,7 @@ pub(in crate::cli) struct Deploy {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
     wait: Option<Option<u64>>,
     /// Only print what would be done
-    #[arg(long, conflicts_with = "wait")]
+    #[arg(long)]
     dry_run: bool,
     /// What is on the disk may be lost
     #[arg(short, long)]
@@ -105,7 +105,7 @@ pub(in crate::cli) async fn deploy(
     };
     let answer: DeployAnswer = match client.post("/deployments", &request).await {
         Err(CallError::Refused(problem)) if problem.code == code::NEEDS_YES => {
-            if let Some(plan) = &problem.plan {
+            if let Some(plan) = problem.plan.as_ref().filter(|_| !printer.is_json()) {
                 printer.talk(&describe(plan, printer));
             }
             return Err(CallError::Refused(problem).into());

@@ -74,6 +74,8 @@ pub(in crate::cli) async fn run(
             let image = ImageRef { image, number: Some(number) };
             client.order(Method::DELETE, &path(&image)).await?;
             printer.talk(&format!("{revision} is removed"));
+            let image = revision.to_string();
+            printer.value(&serde_json::json!({ "image": image, "removed": true }));
         }
     }
     Ok(Exit::Ok)

@@ -58,6 +58,7 @@ pub(in crate::cli) async fn run(
         Command::Cancel(Number { id }) => {
             client.order(Method::POST, &format!("/jobs/{id}/cancel")).await?;
             printer.talk(&format!("job {id} is being stopped"));
+            printer.value(&serde_json::json!({ "job": id, "stopping": true }));
         }
     }
     Ok(Exit::Ok)

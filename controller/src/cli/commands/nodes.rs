@@ -68,16 +68,20 @@ pub(in crate::cli) async fn run(
             printer.result(&node, |node| show(node, printer));
         }
         Command::Approve(Names { nodes }) => {
-            for node in nodes {
-                let node: NodeView = client.post(&format!("{}/approve", path(&node)), &()).await?;
+            let approve = async |node: &str| {
+                let node: NodeView = client.post(&format!("{}/approve", path(node)), &()).await?;
                 printer.talk(&format!("{} is {}", node.name, node.state));
-            }
+                Ok(node)
+            };
+            return super::each(&nodes, printer, approve).await;
         }
         Command::Rm(Names { nodes }) => {
-            for node in nodes {
-                client.order(Method::DELETE, &path(&node)).await?;
+            let forget = async |node: &str| {
+                client.order(Method::DELETE, &path(node)).await?;
                 printer.talk(&format!("{node} is forgotten"));
-            }
+                Ok(serde_json::json!({ "node": node, "forgotten": true }))
+            };
+            return super::each(&nodes, printer, forget).await;
         }
         Command::Set(Set { node, name, layout }) => {
             if name.is_none() && layout.is_none() {

@@ -73,7 +73,7 @@ fn foreign_data_needs_a_yes() {
     assert_eq!((asked.layout, asked.foreign.len()), (LayoutAction::Replace, 2));
     assert!(asked.needs_yes());
     let agreed = plan(foreign(), &[], None, true).unwrap();
-    assert_eq!(agreed.overwrite, Overwrite::Anything);
+    assert_eq!(agreed.overwrite, Overwrite::WholeDisk);
     assert!(!agreed.needs_yes());
 }
 

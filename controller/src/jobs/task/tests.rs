@@ -2,6 +2,8 @@ use super::*;
 use proptest::prelude::*;
 use uuid::Uuid;
 
+const NEVER: Heard = Heard { started: 0, agent: 0, work: 0 };
+
 fn boot(number: u128) -> BootId {
     BootId(Uuid::from_u128(number))
 }
@@ -102,7 +104,8 @@ fn a_cancelled_task_waits_for_the_agents_safe_point() {
 #[test]
 fn deadlines_name_what_did_not_happen() {
     let check = |life: &Life, last_seen, at, part: &str| {
-        let deadline = deadline(life, last_seen, 1_800_000).unwrap();
+        let heard = Heard { started: 0, agent: last_seen, work: last_seen };
+        let deadline = deadline(life, heard, 1_800_000).unwrap();
         assert_eq!(deadline.at, at, "{deadline:?}");
         assert!(deadline.cause.contains(part), "{deadline:?}");
     };
@@ -119,7 +122,39 @@ fn deadlines_name_what_did_not_happen() {
     let (life, _) = step(&life, &TaskEvent::SentToDisk, Finish::Report, 6000);
     check(&life, 0, 6000 + REPORT_LIMIT_MS, "did not report");
     let (life, _) = step(&life, &TaskEvent::Expired { cause: "x".into() }, Finish::Report, 7000);
-    assert_eq!(deadline(&life, 0, 0), None);
+    assert_eq!(deadline(&life, NEVER, 0), None);
+}
+
+/// What nobody could say while the controller was away is not held against them.
+#[test]
+fn a_restart_of_the_controller_makes_nobody_late() {
+    let mut life = Life::new(0);
+    let long = WORK_LIMIT_MS * 3;
+    let heard = Heard { started: long, ..NEVER };
+    let events = [
+        ready(1, None),
+        TaskEvent::Progressed,
+        TaskEvent::WorkDone,
+        TaskEvent::AgentGone,
+        TaskEvent::SentToDisk,
+        TaskEvent::Reported,
+    ];
+    for event in events {
+        assert!(deadline(&life, heard, 60_000).unwrap().at >= long + 60_000, "{life:?}");
+        life = step(&life, &event, Finish::Report, 0).0;
+    }
+}
+
+#[test]
+fn work_that_stands_still_fails_though_its_agent_is_heard_of() {
+    let (life, _) = step(&Life::new(0), &ready(1, None), Finish::Report, 0);
+    let (life, _) = step(&life, &TaskEvent::Progressed, Finish::Report, 0);
+    let at = |agent, work| deadline(&life, Heard { started: 0, agent, work }, 9_000_000).unwrap();
+    let late = at(5000 + STILL_LIMIT_MS, 5000);
+    assert_eq!(late.at, 5000 + STILL_LIMIT_MS);
+    assert!(late.cause.contains("did not move on within 30 min"), "{late:?}");
+    // One that is silent as well may be on its way through a netboot.
+    assert!(at(5000 + STILL_LIMIT_MS - 1, 5000).cause.contains("fell silent"));
 }
 
 fn any_event() -> impl Strategy<Value = TaskEvent> {
@@ -152,7 +187,7 @@ proptest! {
             prop_assert!(next.generation == life.generation || handed);
             prop_assert!(!handed || next.state.is_with_agent());
             prop_assert!(!life.state.has_ended() || (next == life && effects.is_empty()));
-            prop_assert_eq!(deadline(&next, 0, 1).is_none(), next.state.has_ended());
+            prop_assert_eq!(deadline(&next, NEVER, 1).is_none(), next.state.has_ended());
             // Nobody is sent to a disk that an agent may be writing to.
             let is_over = matches!(next.state, TaskState::WorkDone { .. });
             prop_assert!(!effects.contains(&TaskEffect::BootFromDisk) || is_over);

@@ -154,6 +154,63 @@ async fn a_forgotten_node_is_new_again_and_its_certificate_opens_nothing() {
     assert_eq!(rig.service.node("node1").await.unwrap().state, "new");
 }
 
+/// Whoever enrolled last is the node; what was issued before is void.
+#[tokio::test]
+async fn an_older_key_opens_nothing() {
+    let rig = Rig::new().await;
+    let mut agent = rig.approved(&Machine::new(1)).await;
+    let (node, old) = (agent.node, rig.key(agent.node).await);
+    rig.deploy("node1").await.unwrap();
+    agent.take_task();
+    let image = super::rig::IMAGE.parse().unwrap();
+    assert!(rig.service.may_read(node, old, &image));
+    // The same machine after a reset that nobody noticed.
+    let machine = agent.machine.clone();
+    let (boot, enrolled) = rig.netboot(&machine, 2).await;
+    assert_eq!(enrolled.unwrap(), node);
+    assert!(agent.is_cut_off());
+    assert!(!rig.service.may_read(node, old, &image));
+    let (to_agent, _from) = tokio::sync::mpsc::channel(1);
+    let error = rig.service.session_opened(node, old, rig.hello(boot, None), to_agent).await;
+    assert!(error.unwrap_err().to_string().contains("enrolled as node1 since"));
+    let again = rig.connect(&machine, node, boot, None).await;
+    assert!(rig.service.may_read(again.node, rig.key(node).await, &image));
+}
+
+#[tokio::test]
+async fn nobody_takes_the_place_of_a_new_node_that_is_there() {
+    let rig = Rig::new().await;
+    let agent = rig.agent(&Machine::new(1)).await;
+    let mut other = Machine::new(1);
+    other.serial = "someone else".into();
+    let (_, refused) = rig.netboot(&other, 2).await;
+    assert!(matches!(refused, Err(EnrolRefusal::Doubtful { .. })), "{refused:?}");
+    agent.say(ToController::Heartbeat { uptime_seconds: 1, resident_bytes: 1 }).await.unwrap();
+}
+
+/// Nobody has vouched for a node that shows what another one has: it gets no say in what that boots.
+#[tokio::test]
+async fn no_inventory_takes_another_nodes_address() {
+    let mut rig = Rig::new().await;
+    let victim = rig.approved(&Machine::new(1)).await;
+    rig.deploy_with("node1", |request| request.report = crate::service::view::ReportMode::None)
+        .await
+        .unwrap();
+    let mut victim = victim;
+    victim.take_task();
+    victim.work().await;
+    let thief = rig.agent(&Machine::new(2)).await;
+    let mut both = thief.machine.inventory();
+    both.nics.extend(Machine::new(1).inventory().nics);
+    thief.say(ToController::Inventory(Box::new(both))).await.unwrap();
+    assert_eq!(rig.answer(&victim.machine), BootAnswer::LocalDisk);
+    let alarms = rig.service.node_logs("node2").await.unwrap();
+    assert!(alarms[0].line.contains("02:00:00:00:00:01, which is node1's"), "{alarms:?}");
+    rig.restart().await;
+    assert_eq!(rig.answer(&victim.machine), BootAnswer::LocalDisk);
+    assert_eq!(rig.service.node("node2").await.unwrap().macs, [thief.machine.mac]);
+}
+
 #[tokio::test]
 async fn names_and_layouts_can_be_changed() {
     let rig = Rig::new().await;

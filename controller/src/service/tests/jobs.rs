@@ -1,4 +1,4 @@
-use super::rig::{IMAGE, Machine, Rig, code};
+use super::rig::{Machine, Rig, code};
 use crate::{
     jobs::{plan::SlotStage, task::MAX_GENERATION},
     service::{
@@ -16,6 +16,24 @@ use std::time::Duration;
 
 const TO_DISK: BootEventKind =
     BootEventKind::Script { answer: ScriptAnswer::LocalDisk, boot: None };
+
+/// A controller that was away for a day finds its jobs as they were.
+#[tokio::test]
+async fn a_long_absence_of_the_controller_fails_no_job() {
+    let mut rig = Rig::new().await;
+    let mut agent = rig.approved(&Machine::new(1)).await;
+    let job = rig.deploy("node1").await.unwrap().job.unwrap();
+    agent.take_task();
+    agent.work().await;
+    let machine = agent.vanish().await;
+    rig.boot_event(&machine, TO_DISK).await;
+    rig.pass_minutes(24 * 60);
+    rig.restart().await;
+    rig.service.tick().await.unwrap();
+    rig.check(job, "awaiting-report").await;
+    rig.report(rig.last_token()).await.unwrap();
+    rig.check(job, "done").await;
+}
 
 /// A system that repeats itself, because it did not hear our answer, is answered alike; another one
 /// with its token is not.
@@ -36,7 +54,6 @@ async fn a_deployment_from_the_plan_to_the_systems_report() {
     assert!(agent.heard().is_none(), "a dry run hands nothing out");
 
     let job = rig.deploy("node1").await.unwrap().job.unwrap();
-    let revision = IMAGE.parse().unwrap();
     let task = agent.take_task();
     let Work::Deploy(deploy) = &task.work else { panic!("{task:?}") };
     assert_eq!((deploy.slot, deploy.overwrite), (5, Overwrite::BlankOnly));
@@ -47,12 +64,12 @@ async fn a_deployment_from_the_plan_to_the_systems_report() {
         ("http://127.0.0.1:80/report", "sealed-1")
     );
     rig.check(job, "handed-out").await;
-    assert!(rig.service.may_read(agent.node, &revision));
+    assert!(rig.may_read(agent.node).await);
     assert_eq!(rig.answer(&agent.machine), BootAnswer::RamImage);
 
     agent.work().await;
     rig.check(job, "work-done").await;
-    assert!(!rig.service.may_read(agent.node, &revision));
+    assert!(!rig.may_read(agent.node).await);
     assert_eq!(rig.answer(&agent.machine), BootAnswer::LocalDisk);
     let machine = agent.vanish().await;
     rig.check(job, "rebooting").await;
@@ -121,7 +138,7 @@ async fn after_a_power_cut_the_task_is_handed_out_again() {
     let job = rig.deploy("node1").await.unwrap().job.unwrap();
     agent.take_task();
     agent.step(Step::CheckDisk).await;
-    agent.event(TaskEvent::StepStarted { step: Step::Clear }).await;
+    agent.event(TaskEvent::StepStarted { step: Step::Partition }).await;
     let first = rig.last_token();
     let machine = agent.vanish().await;
     assert_eq!(rig.answer(&machine), BootAnswer::RamImage, "its disk is half written");
@@ -129,7 +146,7 @@ async fn after_a_power_cut_the_task_is_handed_out_again() {
     let task = agent.take_task();
     assert_eq!(task.id.generation, 2);
     let Work::Deploy(deploy) = task.work else { panic!() };
-    assert_eq!(deploy.overwrite, Overwrite::OwnSlot, "we began to write there");
+    assert_eq!(deploy.overwrite, Overwrite::WholeDisk, "the disk was blank when we began");
     agent.work().await;
     let machine = agent.vanish().await;
     rig.boot_event(&machine, TO_DISK).await;
@@ -200,7 +217,7 @@ async fn the_controller_may_restart_in_every_state() {
     again.step(Step::CheckDisk).await;
     rig.restart().await;
     rig.check(job, "running").await;
-    assert!(rig.service.may_read(again.node, &IMAGE.parse().unwrap()));
+    assert!(rig.may_read(again.node).await);
     let mut agent = rig.connect(&machine, again.node, again.boot, Some(id)).await;
     agent.take_task();
     // Its first two events were kept by the controller before the crash.
@@ -230,6 +247,55 @@ async fn the_controller_may_restart_in_every_state() {
     assert_eq!(next.0, job.0 + 1);
 }
 
+/// The slots that were there before the disk got another table are not there any more.
+#[tokio::test]
+async fn a_new_layout_makes_the_old_slots_forgotten() {
+    let other = "[[layouts]]\nname = \"other\"\nboot_mib = 64\nswap_mib = 64\nreserve_mib = 0\n\
+                 slots = 2\nslot_mib = 600\n[[layouts]]";
+    let rig = Rig::with(|config| config.replace("[[layouts]]", other)).await;
+    let mut agent = rig.approved(&Machine::new(1)).await;
+    let end = async |agent: super::rig::Agent| {
+        let machine = agent.vanish().await;
+        rig.boot_event(&machine, TO_DISK).await;
+        rig.report(rig.last_token()).await.unwrap();
+        machine
+    };
+    rig.deploy("node1").await.unwrap();
+    agent.take_task();
+    agent.work().await;
+    let machine = end(agent).await;
+    let replace = |request: &mut crate::service::view::DeployRequest| {
+        request.layout = Some("other".into());
+        request.slot = 6;
+        request.yes = true;
+    };
+    rig.deploy_with("node1", replace).await.unwrap();
+    let mut agent = rig.agent(&machine).await;
+    agent.take_task();
+    agent.step(Step::CheckDisk).await;
+    assert_eq!(rig.service.node("node1").await.unwrap().slots.len(), 1);
+    agent.event(TaskEvent::StepStarted { step: Step::Partition }).await;
+    assert_eq!(rig.service.node("node1").await.unwrap().slots, []);
+}
+
+#[tokio::test]
+async fn an_image_that_a_job_needs_stays_and_one_that_is_removed_is_gone() {
+    let rig = Rig::new().await;
+    let mut agent = rig.approved(&Machine::new(1)).await;
+    let image = super::rig::IMAGE.parse().unwrap();
+    let job = rig.deploy("node1").await.unwrap().job.unwrap();
+    assert_eq!(code(rig.service.remove_image(&image, "tester").await), "image-in-use");
+    agent.take_task();
+    agent.event(TaskEvent::Failed { step: None, cause: "x".into() }).await;
+    rig.check(job, "failed").await;
+    rig.service.remove_image(&image, "tester").await.unwrap();
+    let again = rig.service.remove_image(&image, "tester").await;
+    assert!(matches!(again, Err(Refusal::NotFound(_))), "{again:?}");
+    // Though it was handed out a moment ago.
+    let refused = rig.deploy_with("node1", |request| request.image = image.to_string()).await;
+    assert!(matches!(refused, Err(Refusal::NotFound(_))), "{refused:?}");
+}
+
 #[tokio::test]
 async fn a_second_job_for_a_busy_node_is_refused() {
     let rig = Rig::new().await;
@@ -256,7 +322,7 @@ async fn data_that_is_not_ours_needs_a_yes() {
     assert!(dry.plan.nodes[0].needs_yes);
     rig.deploy_with("node1", |request| request.yes = true).await.unwrap();
     let Work::Deploy(deploy) = agent.take_task().work else { panic!() };
-    assert_eq!(deploy.overwrite, Overwrite::Anything);
+    assert_eq!(deploy.overwrite, Overwrite::WholeDisk);
 }
 
 #[tokio::test]
@@ -319,9 +385,11 @@ async fn deadlines_end_what_waits() {
     rig.boot_event(&machine, TO_DISK).await;
     rig.pass_minutes(11);
     fails(job, "did not report within 10 min").await;
+    assert_eq!(rig.answer(&machine), BootAnswer::RamImage, "where it can be helped");
     // Late, but it did come up: the slot is confirmed, the job stays what it was.
     rig.report(rig.last_token()).await.unwrap();
     rig.check(job, "failed").await;
+    assert_eq!(rig.answer(&machine), BootAnswer::LocalDisk);
     assert_eq!(rig.service.node("node1").await.unwrap().slots[0].stage, SlotStage::Confirmed);
     check_used(&rig).await;
 }
@@ -374,7 +442,7 @@ async fn a_doubted_node_neither_gets_nor_moves_its_task() {
     machine.serial = "someone else".into();
     let mut other = rig.agent(&machine).await;
     assert!(other.heard().is_none(), "no task");
-    assert!(!rig.service.may_read(other.node, &IMAGE.parse().unwrap()));
+    assert!(!rig.may_read(other.node).await);
     other.task = task;
     assert!(other.repeat(3, TaskEvent::Done).await.is_err());
     rig.check(job, "running").await;

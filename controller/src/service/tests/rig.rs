@@ -27,7 +27,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
 };
 use tokio::sync::mpsc;
@@ -52,7 +52,10 @@ slot_mib = 512
 
 pub const IMAGE: &str = "lab/debian@1";
 
-struct OneImage;
+#[derive(Default)]
+struct OneImage {
+    removed: AtomicBool,
+}
 
 impl OneImage {
     fn revision() -> Revision {
@@ -66,7 +69,7 @@ impl Catalog for OneImage {
     }
 
     fn manifest(&self, revision: &Revision) -> anyhow::Result<Option<(Manifest, SignedManifest)>> {
-        if *revision != Self::revision() {
+        if *revision != Self::revision() || self.removed.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let partition = Partition {
@@ -93,6 +96,10 @@ impl Catalog for OneImage {
         let root = manifest.encode();
         Ok(Some((manifest, SignedManifest { root, signature: vec![0; 64] })))
     }
+
+    fn remove(&self, _: &Revision) -> anyhow::Result<bool> {
+        Ok(!self.removed.swap(true, Ordering::Relaxed))
+    }
 }
 
 pub struct Rig {
@@ -113,7 +120,7 @@ async fn open(
     let (clock, sealed) = (Arc::clone(now), Arc::clone(tokens));
     let parts = Parts {
         store: Store::open(&dir.join("metalcast.db")).await.unwrap(),
-        catalog: Arc::new(OneImage),
+        catalog: Arc::new(OneImage::default()),
         seal_report: Arc::new(move |token| {
             sealed.lock().unwrap().push(token.clone());
             format!("sealed-{}", token.task.generation)
@@ -263,6 +270,16 @@ impl Rig {
         self.service.enrol(token, Hash([key; 32]), machine.fingerprint()).await
     }
 
+    /// The key that the node's agent has to hold.
+    pub async fn key(&self, node: NodeId) -> Hash {
+        self.service.core().await.nodes[&node].key
+    }
+
+    /// Whether the agent of the node may read the image.
+    pub async fn may_read(&self, node: NodeId) -> bool {
+        self.service.may_read(node, self.key(node).await, &IMAGE.parse().unwrap())
+    }
+
     pub async fn connect(
         &self,
         machine: &Machine,
@@ -271,7 +288,15 @@ impl Rig {
         task: Option<TaskId>,
     ) -> Agent {
         let (to_agent, from_controller) = mpsc::channel(AGENT_QUEUE);
-        let hello = Hello {
+        let hello = self.hello(boot, task);
+        let key = self.key(node).await;
+        let session = self.service.session_opened(node, key, hello, to_agent).await.unwrap();
+        let (service, machine) = (self.service.clone(), machine.clone());
+        Agent { service, machine, node, boot, session, from_controller, said: 0, task: None }
+    }
+
+    pub fn hello(&self, boot: BootId, task: Option<TaskId>) -> Hello {
+        Hello {
             protocol: version::PROTOCOL,
             agent: "test".into(),
             boot,
@@ -280,10 +305,7 @@ impl Rig {
                 Phase { name: "mounts".into(), ended_millis: 900 },
                 Phase { name: "dhcp".into(), ended_millis: 2500 },
             ],
-        };
-        let session = self.service.session_opened(node, hello, to_agent).await.unwrap();
-        let (service, machine) = (self.service.clone(), machine.clone());
-        Agent { service, machine, node, boot, session, from_controller, said: 0, task: None }
+        }
     }
 }
 
@@ -312,7 +334,7 @@ impl Machine {
         self
     }
 
-    fn inventory(&self) -> Inventory {
+    pub fn inventory(&self) -> Inventory {
         let nic = Nic {
             name: "eth0".into(),
             mac: self.mac,

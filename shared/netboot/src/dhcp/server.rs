@@ -23,9 +23,9 @@ const OFFER_HOLD_SECS: u64 = 60;
 /// How long a declined address is set aside, in seconds.
 const QUARANTINE_SECS: u64 = 600;
 /// Largest range, one /16: bounds every table here.
-const MAX_RANGE: u32 = 65_536;
+pub const MAX_RANGE: u32 = 65_536;
 /// Name servers told to clients; more would not fit the smallest reply.
-const MAX_DNS: usize = 4;
+pub const MAX_DNS: usize = 4;
 /// Longest domain or host name told to clients.
 const MAX_NAME_LEN: usize = 63;
 
