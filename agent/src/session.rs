@@ -24,7 +24,7 @@ mod worker;
 pub use logs::{LogForward, LogRing, line_of};
 
 use crate::task::Machine;
-use connect::{Connector, Identity, Refusal};
+use connect::{Connector, Identity, Refusal, STRANGER_LIMIT, Strangers};
 use metalcast_shared::{boot::BootConfig, inventory::Inventory, to_controller::Phase};
 use outbox::Outbox;
 use quinn::Connection;
@@ -107,6 +107,7 @@ async fn converse(
 ) -> anyhow::Result<Ending> {
     let mut backoff = Backoff::default();
     let mut unwanted = 0;
+    let mut strangers = Strangers::default();
     loop {
         for address in &config.boot.controllers {
             let connection = match connector.connect(*address, Some(identity)).await {
@@ -115,10 +116,15 @@ async fn converse(
                     if let Some(Refusal(reason)) = connect::refusal(&error) {
                         return Ok(Ending::Refused { reason });
                     }
+                    if strangers.is_enough(&error, STRANGER_LIMIT) {
+                        let Refusal(reason) = Refusal::of_stranger();
+                        return Ok(Ending::Refused { reason });
+                    }
                     tracing::warn!("cannot connect to {address}: {error:#}");
                     continue;
                 }
             };
+            strangers.known();
             tracing::info!("connected to {address}");
             // Not while a task writes: what is read from a disk then is neither old nor new.
             if !worker.is_running() {

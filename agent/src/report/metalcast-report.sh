@@ -81,7 +81,10 @@ by_wget() {
 
 by_bash() {
     command -v bash > /dev/null || return 1
-    BODY=$1 bash -c '
+    # Only the answer has a limit of bash's own; connecting may take minutes.
+    limit=
+    command -v timeout > /dev/null && limit='timeout 30'
+    BODY=$1 $limit bash -c '
         rest=${0#http://}
         authority=${rest%%/*}
         path=/${rest#*/}

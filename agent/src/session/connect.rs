@@ -8,7 +8,7 @@ use metalcast_shared::{
 };
 use quinn::{
     ClientConfig, Connection, ConnectionError, Endpoint, IdleTimeout, TransportConfig,
-    crypto::rustls::QuicClientConfig,
+    TransportErrorCode, crypto::rustls::QuicClientConfig,
 };
 use rustls::{
     RootCertStore,
@@ -17,7 +17,7 @@ use rustls::{
 use std::{
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -52,6 +52,43 @@ pub(super) struct Identity {
 /// The controller will not have this boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal(pub(super) String);
+
+impl Refusal {
+    pub(super) fn of_stranger() -> Self {
+        Self("the controller's certificate is not of the CA of this boot".into())
+    }
+}
+
+/// How long the controller may show a certificate that the CA of this boot did not sign. Its CA may
+/// be a new one since then, which only a netboot brings; or a stranger has its address for a while.
+pub(super) const STRANGER_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// Since when no certificate of the controller's was good.
+#[derive(Debug, Default)]
+pub(super) struct Strangers {
+    since: Option<Instant>,
+}
+
+impl Strangers {
+    /// A connection was made.
+    pub(super) fn known(&mut self) {
+        self.since = None;
+    }
+
+    /// Whether an error is that of a stranger's certificate, and the last that is waited for.
+    pub(super) fn is_enough(&mut self, error: &anyhow::Error, limit: Duration) -> bool {
+        let is_stranger = error.chain().any(|cause| match cause.downcast_ref() {
+            Some(ConnectionError::TransportError(error)) => is_certificate_alert(error.code),
+            _ => false,
+        });
+        is_stranger && self.since.get_or_insert_with(Instant::now).elapsed() >= limit
+    }
+}
+
+fn is_certificate_alert(code: TransportErrorCode) -> bool {
+    let alert = u64::from(code).checked_sub(0x100);
+    alert.is_some_and(|code| CERTIFICATE_ALERTS.iter().any(|alert| u64::from(*alert) == code))
+}
 
 /// Makes connections.
 pub(super) struct Connector {
@@ -131,17 +168,17 @@ pub(super) fn refusal(error: &anyhow::Error) -> Option<Refusal> {
     error.chain().find_map(|cause| {
         let code = match cause.downcast_ref::<ConnectionError>()? {
             ConnectionError::ConnectionClosed(close) => close.error_code,
-            ConnectionError::TransportError(error) => error.code,
-            ConnectionError::VersionMismatch
+            // Ours of the controller's certificate: see Strangers.
+            ConnectionError::TransportError(_)
+            | ConnectionError::VersionMismatch
             | ConnectionError::ApplicationClosed(_)
             | ConnectionError::Reset
             | ConnectionError::TimedOut
             | ConnectionError::LocallyClosed
             | ConnectionError::CidsExhausted => return None,
         };
-        let code = u64::from(code).checked_sub(0x100)?;
-        let refused = CERTIFICATE_ALERTS.iter().any(|alert| u64::from(*alert) == code);
-        refused.then(|| Refusal(format!("the controller refuses our certificate ({cause})")))
+        is_certificate_alert(code)
+            .then(|| Refusal(format!("the controller refuses our certificate ({cause})")))
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Backoff,
-    connect::{Connector, Identity, Refusal},
+    connect::{Connector, Identity, Refusal, STRANGER_LIMIT, Strangers},
     wire,
 };
 use anyhow::Context;
@@ -32,6 +32,7 @@ pub(super) async fn enrol(
         request: request.der().to_vec(),
         fingerprint: fingerprint.clone(),
     };
+    let mut strangers = Strangers::default();
     let mut backoff = Backoff::default();
     loop {
         for address in &boot.controllers {
@@ -43,7 +44,12 @@ pub(super) async fn enrol(
                     return Ok(Ok(Identity { certificate, key, manifest_key }));
                 }
                 Ok(EnrolReply::Refused { reason }) => return Ok(Err(Refusal(reason))),
-                Err(error) => tracing::warn!("cannot enrol at {address}: {error:#}"),
+                Err(error) => {
+                    tracing::warn!("cannot enrol at {address}: {error:#}");
+                    if strangers.is_enough(&error, STRANGER_LIMIT) {
+                        return Ok(Err(Refusal::of_stranger()));
+                    }
+                }
             }
         }
         backoff.wait().await;

@@ -223,11 +223,19 @@ async fn a_controller_with_another_ca_learns_nothing() {
     let ours = Controller::start(image, Behaviour::default());
     let mut config = config(&stranger, empty_machine());
     config.boot.ca_pem = ours.ca_pem.clone();
+    let boot = config.boot.clone();
     let agent = tokio::spawn(run(config));
     let heard = tokio::time::timeout(Duration::from_secs(3), stranger.next()).await;
     assert!(heard.is_err() && stranger.enrolments() == 0);
     assert!(!agent.is_finished(), "it goes on trying");
     agent.abort();
+
+    let connector = Connector::new(&boot).unwrap();
+    let error = connector.connect(stranger.address, None).await.unwrap_err();
+    let mut strangers = Strangers::default();
+    assert!(!strangers.is_enough(&error, STRANGER_LIMIT), "but not for ever: {error:#}");
+    assert!(strangers.is_enough(&error, Duration::ZERO), "{error:#}");
+    assert!(!strangers.is_enough(&anyhow::anyhow!("no answer"), Duration::ZERO));
 }
 
 #[tokio::test(flavor = "multi_thread")]

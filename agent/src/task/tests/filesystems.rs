@@ -15,14 +15,15 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     process::Command,
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
 /// The least that the mkfs programs make without being told that it is a test.
 const XFS_MIB: u64 = 304;
 const BTRFS_MIB: u64 = 128;
 
-/// A saved system, with a UUID of its own; for btrfs it may be in a subvolume.
+/// A saved system; for btrfs it may be in a subvolume. Each call gives one with another UUID: tests run
+/// at a time, and the kernel refuses or mixes up filesystems of one UUID.
 fn image(filesystem: &str, mib: u64, subvolume: Option<&str>) -> Arc<TestImage> {
     let dir = tempfile::tempdir().unwrap();
     let raw = dir.path().join("raw");
@@ -51,12 +52,9 @@ fn image(filesystem: &str, mib: u64, subvolume: Option<&str>) -> Arc<TestImage> 
 }
 
 fn xfs() -> Arc<TestImage> {
-    static IMAGE: OnceLock<Arc<TestImage>> = OnceLock::new();
-    IMAGE.get_or_init(|| image("xfs", XFS_MIB, None)).clone()
+    image("xfs", XFS_MIB, None)
 }
 
-/// Another one each time: the kernel mixes up btrfs of one UUID that it sees at a time, and tests run
-/// at a time.
 fn btrfs() -> Arc<TestImage> {
     image("btrfs", BTRFS_MIB, None)
 }
@@ -184,7 +182,8 @@ fn copies_in_two_slots_can_be_used_side_by_side() {
 
 #[test]
 fn an_xfs_slot_is_never_startable_half_way() {
-    let rig = Rig::new(xfs());
+    let image = xfs();
+    let rig = Rig::new(image.clone());
     let whole = rig.deploy(5, Overwrite::BlankOnly).expect().operations();
     let transfer = whole.iter().filter(|(step, _)| *step == Step::Transfer).count();
     let points = (0..whole.len()).filter(|at| match whole[*at].0 {
@@ -195,7 +194,7 @@ fn an_xfs_slot_is_never_startable_half_way() {
     let points: Vec<usize> = points.collect();
     assert!(points.len() > 6, "{points:?}");
     for at in points {
-        let rig = Rig::new(xfs());
+        let rig = Rig::new(image.clone());
         rig.refuse(move |count, _| count >= at);
         let died = rig.deploy(5, Overwrite::BlankOnly);
         assert!(died.cause().contains("power is gone"), "operation {at}: {}", died.cause());
@@ -212,8 +211,9 @@ fn an_xfs_slot_is_never_startable_half_way() {
 
 #[test]
 fn another_filesystem_in_the_same_slot_leaves_no_boot_sector_of_the_last_one() {
-    let mut rig = Rig::new(xfs());
-    for image in [xfs(), TestImage::ordinary(), xfs(), btrfs(), xfs()] {
+    let xfs = xfs();
+    let mut rig = Rig::new(xfs.clone());
+    for image in [xfs.clone(), TestImage::ordinary(), xfs.clone(), btrfs(), xfs] {
         let in_gap = image.partition().filesystem == "xfs";
         rig.image = image;
         rig.deploy(5, Overwrite::OwnSlot).expect();
