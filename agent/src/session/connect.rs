@@ -35,7 +35,8 @@ const STREAM_WINDOW: u32 = 2 << 20;
 const WINDOW: u32 = 8 << 20;
 
 /// TLS alerts (RFC 8446, section 6) with which a server refuses a certificate; QUIC adds 0x100.
-const CERTIFICATE_ALERTS: [u8; 8] = [42, 43, 44, 45, 46, 48, 49, 116];
+/// 51 is what a CA of the same name with another key gives.
+const CERTIFICATE_ALERTS: [u8; 9] = [42, 43, 44, 45, 46, 48, 49, 51, 116];
 
 /// Codes with which a controller closes: no certificate that names a node; superseded.
 const UNWANTED_CODES: [u64; 2] = [3, 4];

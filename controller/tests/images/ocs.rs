@@ -76,33 +76,32 @@ fn files(dir: &Path, device: &str) -> String {
     sh(dir, &script)
 }
 
-/// A disk with a FAT, an ext4 and swap in slots of an MBR table, and another one of its size.
-fn disks(dir: &Path) -> (LoopDisk, LoopDisk) {
+/// A disk with a FAT, an ext4 and swap in slots of an MBR table; `fat` holds the FAT's content.
+fn saved_disk(dir: &Path) -> LoopDisk {
     sh(
         dir,
-        "truncate -s 200M first; truncate -s 200M second; mkdir repository content
+        "truncate -s 200M first; mkdir repository content
          printf 'label: dos\\nstart=2048,size=16M,type=b\\ntype=5,start=36864\\n' > table
          printf 'start=40960,size=64M,type=83\\nstart=174080,size=16M,type=82\\n' >> table
          sfdisk -q first < table
          cp -r /usr/share/perl5/Debconf content/tree; head -c 12M /dev/urandom > content/random",
     );
-    let (first, second) =
-        (LoopDisk::attach(&dir.join("first")), LoopDisk::attach(&dir.join("second")));
+    let disk = LoopDisk::attach(&dir.join("first"));
     sh(
         dir,
         &format!(
             "partx -d {0} 2>/dev/null || true; partx -a {0}
-             mkfs.vfat -F 16 {0}p1; mke2fs -q -t ext4 -d content {0}p5; mkswap -L exchange {0}p6",
-            first.0
+             mkfs.vfat -F 16 {0}p1; mke2fs -q -t ext4 -d content {0}p5; mkswap -L exchange {0}p6
+             cp {0}p1 fat",
+            disk.0
         ),
     );
-    (first, second)
+    disk
 }
 
 /// Has Clonezilla save into `repository`, and imports that.
 fn save_and_import(dir: &Path, store: &Store, what: &str) -> Revision {
     let repository = dir.join("repository");
-    let _ = fs::remove_dir_all(repository.join("saved"));
     let save = "-q2 -j2 -z1p -i 4 -gm -gb";
     ocs_sr(dir, &format!("-or {} {save} {what}", repository.display()));
     store
@@ -121,14 +120,15 @@ fn restore(dir: &Path, store: &Store, options_and_what: &str) -> String {
 }
 
 #[test]
-fn clonezilla_saves_we_import_and_clonezilla_restores() {
+fn clonezilla_saves_a_disk_we_import_it_and_clonezilla_restores_it() {
     let scratch = tempfile::tempdir().unwrap();
     let dir = scratch.path();
-    let (first, second) = disks(dir);
-    let (data, copy) = (format!("{}p5", first.0), format!("{}p5", second.0));
-    let saved = files(dir, &data);
+    let first = saved_disk(dir);
+    sh(dir, "truncate -s 200M second");
+    let second = LoopDisk::attach(&dir.join("second"));
+    let copy = format!("{}p5", second.0);
+    let saved = files(dir, &format!("{}p5", first.0));
     assert!(saved.contains("./random"));
-    sh(dir, &format!("cp {}p1 fat", first.0));
 
     let store = Store::new();
     let disk = save_and_import(dir, &store, &format!("savedisk saved {}", first.short()));
@@ -156,19 +156,29 @@ fn clonezilla_saves_we_import_and_clonezilla_restores() {
         format!("-k -f {0}p5 restoreparts {1} {2}p5", first.short(), disk.number, second.short());
     let log = restore(dir, &store, &one);
     assert_eq!(files(dir, &copy), saved, "{log}");
+}
 
-    // An image of partitions, onto them.
-    let both = format!("{0}p1 {0}p5", first.short());
+#[test]
+fn clonezilla_saves_partitions_we_import_them_and_clonezilla_restores_them() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path();
+    let disk = saved_disk(dir);
+    let (fat, data) = (format!("{}p1", disk.0), format!("{}p5", disk.0));
+    let saved = files(dir, &data);
+    let both = format!("{0}p1 {0}p5", disk.short());
+
+    let store = Store::new();
     let parts = save_and_import(dir, &store, &format!("saveparts saved '{both}'"));
     assert!(!store.path(&parts).join("disk").exists(), "saveparts names a disk");
     let (manifest, _) = store.images.manifest(&parts).unwrap();
     let names: Vec<_> = manifest.partitions.iter().map(|one| one.name.as_str()).collect();
     assert_eq!(names.join(" "), both);
-    wipe(dir, &format!("{}p1", first.0));
+
+    wipe(dir, &fat);
     wipe(dir, &data);
     let log = restore(dir, &store, &format!("-k restoreparts {} '{both}'", parts.number));
     assert_eq!(files(dir, &data), saved, "{log}");
-    sh(dir, &format!("cmp fat {}p1", first.0));
+    sh(dir, &format!("cmp fat {fat}"));
 }
 
 /// Overwrites a partition with zeros.

@@ -164,7 +164,11 @@ mod tests {
              # /dev/sda1 /boot ext4",
         );
         check(&ids(), "/dev/nvme0n1p1 /boot vfat nofail", "# /dev/nvme0n1p1 /boot vfat nofail");
-        check(&ids(), "# /dev/sda1 / old\n/dev/sda1 /x", "# /dev/sda1 / old\n# /dev/sda1 /x");
+        check(
+            &ids(),
+            "# /dev/sda1 / old\n/dev/sda1 /x ext4",
+            "# /dev/sda1 / old\n# /dev/sda1 /x ext4",
+        );
         let (_, changes) = rewrite("/dev/sda1 /boot ext4", &ids());
         assert_eq!(
             changes,
