@@ -16,12 +16,25 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("the agent's C code", &["gcc", "musl-tools"]),
     ("network boot", &["ipxe", "ipxe-qemu", "grub-pc-bin", "grub-common"]),
     ("the lab", &["qemu-system-x86", "iproute2", "util-linux", "dnsmasq-base", "tcpdump"]),
-    ("disks", &["fdisk", "parted", "gdisk", "e2fsprogs", "xfsprogs", "dosfstools"]),
+    ("disks", &["fdisk", "parted", "gdisk", "lvm2", "cryptsetup-bin"]),
+    (
+        "filesystems",
+        &[
+            "e2fsprogs",
+            "xfsprogs",
+            "btrfs-progs",
+            "dosfstools",
+            "ntfs-3g",
+            "squashfs-tools",
+            "xorriso",
+        ],
+    ),
     (
         "images",
         &["mmdebstrap", "clonezilla", "partclone", "zstd", "pigz", "debian-archive-keyring"],
     ),
-    ("archives", &["cpio", "busybox-static", "kmod"]),
+    ("archives", &["cpio", "busybox-static", "kmod", "binutils", "file"]),
+    ("reports of deployed systems", &["curl", "wget"]),
 ];
 
 /// A package that apt must know without having it installed.

@@ -37,11 +37,12 @@ pub(super) fn deploy(image: &Image<'_>, log: &StepLog<'_>) -> anyhow::Result<Tar
         deploy.image,
         slot.number
     );
+    let selector = deploy.disk.clone();
     let device = log.machine().open(&path)?;
     let Some(signature) = planned_table(&device, &plan)? else {
         may_partition(&disk, &device, &plan, deploy.overwrite)?;
         let (table, boot) = (TableState::ToBeWritten, BootState::ToBeFormatted);
-        return Ok(Target { disk: path, plan, slot, table, boot, make_swap: true });
+        return Ok(Target { disk: path, selector, plan, slot, table, boot, make_swap: true });
     };
     announce(&device, &plan)?;
     let boot = boot_state(&device, &plan, deploy.overwrite)?;
@@ -49,7 +50,7 @@ pub(super) fn deploy(image: &Image<'_>, log: &StepLog<'_>) -> anyhow::Result<Tar
     let found = window(&device, &slot)?.look()?;
     drop(device);
     let table = TableState::AsPlanned(signature);
-    let mut target = Target { disk: path, plan, slot, table, boot, make_swap };
+    let mut target = Target { disk: path, selector, plan, slot, table, boot, make_swap };
     check_boot(&mut target, deploy.overwrite, log)?;
     may_overwrite(&target, &found, deploy.overwrite, log)?;
     log.note(format!("the disk has layout {}", deploy.layout.name));
@@ -78,7 +79,8 @@ pub(super) fn select(select: &SelectSlot, log: &StepLog<'_>) -> anyhow::Result<T
     );
     drop(device);
     let table = TableState::AsPlanned(signature);
-    let target = Target { disk: path, plan, slot, table, boot, make_swap: false };
+    let selector = select.disk.clone();
+    let target = Target { disk: path, selector, plan, slot, table, boot, make_swap: false };
     let state = slot_state(&target, log)?;
     ensure!(!state.writing, "slot {} cannot be started: it is not complete", slot.number);
     Ok(target)

@@ -18,7 +18,7 @@ pub(super) fn run(target: &Target, log: &StepLog<'_>) -> anyhow::Result<()> {
     match target.boot {
         BootState::Ours => log.note("boot partition kept"),
         BootState::ToBeFormatted => {
-            make_boot(&target.node(target.plan.boot().number))?;
+            make_boot(&target.node(target.plan.boot().number, log)?)?;
             log.note(format!("boot partition {} formatted", target.plan.boot().number));
         }
     }

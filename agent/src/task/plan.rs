@@ -5,6 +5,7 @@ use crate::disk::{Access, BootPartition, Device, Window, while_busy};
 use anyhow::{Context, bail, ensure};
 use metalcast_formats::layout::{DiskPlan, PlannedPartition, Role, SECTOR_BYTES};
 use metalcast_shared::{
+    disk::DiskSelector,
     manifest::{Chunk, Manifest, Page, Partition},
     to_agent::Deploy,
     transfer::MAX_ATTEMPTS,
@@ -147,6 +148,7 @@ pub(super) enum BootState {
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) disk: PathBuf,
+    pub(super) selector: DiskSelector,
     pub(super) plan: DiskPlan,
     pub(super) slot: PlannedPartition,
     pub(super) table: TableState,
@@ -155,12 +157,33 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn node(&self, number: u16) -> PathBuf {
-        metalcast_sys::block::partition_path(&self.disk, u32::from(number))
+    /// The device node of a partition, once it is sure whose it is.
+    pub(super) fn node(&self, number: u16, log: &StepLog<'_>) -> anyhow::Result<PathBuf> {
+        self.identify(log)?;
+        Ok(metalcast_sys::block::partition_path(&self.disk, u32::from(number)))
     }
 
+    /// The disk. What is open stays the disk that it is, so it is identified after that.
     pub(super) fn open<'c>(&self, log: &StepLog<'c>) -> anyhow::Result<Device<'c>> {
-        log.machine().open(&self.disk)
+        let device = log.machine().open(&self.disk)?;
+        self.identify(log)?;
+        Ok(device)
+    }
+
+    /// Names under `/dev` change hands when a bus is reset or a disk is swapped, and hours may lie
+    /// between two steps: fails unless ours is still the disk that the task names.
+    fn identify(&self, log: &StepLog<'_>) -> anyhow::Result<()> {
+        let disks = (log.machine().disks)().context("looking at the disks again")?;
+        let disk = self.selector.select(&disks)?;
+        let path = log.machine().dev.join(&disk.name);
+        ensure!(
+            path == self.disk,
+            "the disk with {} was {} and is {} now; start the job again",
+            self.selector,
+            self.disk.display(),
+            path.display()
+        );
+        Ok(())
     }
 
     /// A boot partition that cannot be mounted is repaired: all that is in it can be written again.
@@ -169,7 +192,7 @@ impl Target {
         access: Access,
         log: &StepLog<'_>,
     ) -> anyhow::Result<BootPartition> {
-        let node = self.node(self.plan.boot().number);
+        let node = self.node(self.plan.boot().number, log)?;
         let run_dir = &log.machine().run_dir;
         BootPartition::open(&node, access, run_dir).or_else(|error| {
             log.note(format!("the boot partition is damaged and is repaired: {error:#}"));

@@ -43,7 +43,7 @@ pub(super) fn make_unique(
         known.push(uuid.clone());
         return Ok(Unique { uuid, image_uuid: None, known });
     }
-    let node = target.node(target.slot.number);
+    let node = target.node(target.slot.number, log)?;
     match image.family {
         Family::Ext => restamp_ext(&node)?,
         Family::Xfs => restamp_xfs(&node, &log.machine().run_dir)?,
@@ -66,7 +66,7 @@ fn slot_uuid(target: &Target, log: &StepLog<'_>) -> anyhow::Result<String> {
 
 /// UUIDs on all partitions of all disks but the slot itself.
 fn others(target: &Target, log: &StepLog<'_>) -> anyhow::Result<Vec<String>> {
-    let own = target.node(target.slot.number);
+    let own = target.node(target.slot.number, log)?;
     let mut uuids = Vec::new();
     for disk in (log.machine().disks)()? {
         let path = log.machine().dev.join(&disk.name);

@@ -22,7 +22,7 @@ pub(super) fn mount(
     target: &Target,
     log: &StepLog<'_>,
 ) -> anyhow::Result<Mounted> {
-    let node = target.node(target.slot.number);
+    let node = target.node(target.slot.number, log)?;
     let open = |options: Option<&str>, access| {
         let driver = image.family.driver();
         Mounted::open(&node, driver, options, access, &log.machine().run_dir)

@@ -1,7 +1,10 @@
 //! Orders that are refused before anything is written.
 
 use super::rig::{MIB, Rig, TestImage, TestSource, tool};
-use metalcast_shared::to_agent::{Deploy, Overwrite};
+use metalcast_shared::{
+    event::{Step, TaskEvent},
+    to_agent::{Deploy, Overwrite},
+};
 use std::process::Command;
 
 /// The order fails with this text, and the disk is as it was.
@@ -145,4 +148,23 @@ fn a_table_without_partitions_is_free_and_what_hides_behind_one_is_not() {
     check(&rig, &rig.order(5, Overwrite::AnySlot), "it holds: unknown data");
     rig.write(700 * 512, &[0; 9]);
     rig.deploy(5, Overwrite::BlankOnly).expect();
+}
+
+/// A bus was reset between two steps: what had our disk's name is another disk now.
+#[test]
+fn a_name_that_changed_hands_is_not_written_to() {
+    for step in [Step::Format, Step::Clear, Step::FirstBlocks, Step::FixUp, Step::BootCode] {
+        let rig = Rig::new(TestImage::ordinary());
+        let reset = |(event, _): (&TaskEvent, &crate::task::Cancel)| {
+            if *event == (TaskEvent::StepStarted { step }) {
+                rig.found.lock().unwrap().name = "elsewhere".into();
+            }
+        };
+        let source = TestSource::new(rig.image.clone());
+        let outcome = rig.run(&rig.order(5, Overwrite::BlankOnly), &source, reset);
+        let cause = outcome.cause();
+        assert!(cause.starts_with(&step.to_string()) && cause.contains("elsewhere"), "{cause}");
+        let writes = outcome.operations().into_iter().filter(|(at, _)| *at == step).count();
+        assert_eq!(writes, 0, "{step} wrote to a disk that is no longer ours");
+    }
 }

@@ -254,6 +254,8 @@ pub(crate) struct Rig {
     pub(crate) plan: DiskPlan,
     pub(crate) disk: PathBuf,
     bytes: u64,
+    /// What a look at the disks finds.
+    pub(crate) found: Arc<Mutex<Disk>>,
     log: Arc<Mutex<Vec<Entry>>>,
     refuse: Arc<Mutex<Box<Refuse>>>,
     // Detached before its file goes.
@@ -345,8 +347,10 @@ impl Rig {
             }
         };
         let found = Disk { name, serial: Some(SERIAL.into()), bytes, ..Disk::default() };
+        let found = Arc::new(Mutex::new(found));
+        let seen = found.clone();
         let machine = Machine {
-            disks: Box::new(move || Ok(vec![found.clone()])),
+            disks: Box::new(move || Ok(vec![seen.lock().unwrap().clone()])),
             dev: "/dev".into(),
             grub: loaders().to_owned(),
             run_dir: dir.path().join("run"),
@@ -354,7 +358,8 @@ impl Rig {
         };
         let plan = layout::compute(&layout, bytes, 512).unwrap();
         let machine = Arc::new(machine);
-        Self { machine, image, layout, plan, disk, bytes, log, refuse, _loop: device, _dir: dir }
+        let (_loop, _dir) = (device, dir);
+        Self { machine, image, layout, plan, disk, bytes, found, log, refuse, _loop, _dir }
     }
 
     /// From now on the disk refuses operations for which this says so; they are counted from the

@@ -184,7 +184,8 @@ const SLOT_SCRIPT: &str = r#"set slot=$root
 export slot
 set timeout=5
 set cfgdir=
-for dir in /boot/grub /boot/grub2 /grub /grub2; do
+# The latter three: a btrfs with its system in a subvolume.
+for dir in /boot/grub /boot/grub2 /grub /grub2 /@rootfs/boot/grub /@/boot/grub /root/boot/grub2; do
   if [ -z "$cfgdir" ]; then
     if [ -f ($slot)$dir/grub.cfg ]; then set cfgdir=$dir; fi
   fi
