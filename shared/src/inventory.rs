@@ -117,10 +117,8 @@ impl Fingerprint {
     pub fn compare(&self, seen: &Self) -> Likeness {
         let macs = self.macs.iter().filter(|mac| seen.macs.contains(mac)).count();
         let disks = self.disk_serials.iter().filter(|d| seen.disk_serials.contains(d)).count();
-        let firmware = [
-            (&self.smbios_uuid, &seen.smbios_uuid),
-            (&self.smbios_serial, &seen.smbios_serial),
-        ];
+        let firmware =
+            [(&self.smbios_uuid, &seen.smbios_uuid), (&self.smbios_serial, &seen.smbios_serial)];
         let firmware_agrees = firmware.iter().any(|(old, new)| old.is_some() && old == new);
         let firmware_differs = firmware.iter().any(|(old, new)| old.is_some() && old != new);
         if macs == 0 && disks == 0 && !firmware_agrees {
