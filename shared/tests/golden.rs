@@ -1,6 +1,8 @@
 //! The bytes of every message, kept per protocol version: a change that an older peer would not
 //! understand fails here. `METALCAST_BLESS=1` writes the file of a new version.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
+
 use metalcast_shared::{
     boot::{BootConfig, EnrolmentToken, ReportConfig, ReportToken, SystemReport},
     codec,
