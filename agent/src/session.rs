@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Async lives here and ends here: tasks run on a thread of their own and reach the network through
-//! [`fetch`]. Only this module knows quinn.
+//! `fetch`. Only this module knows quinn.
 
 mod connect;
 mod enrol;

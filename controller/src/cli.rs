@@ -1,6 +1,6 @@
 //! The command line: a thin client of the API, and `serve`.
 //!
-//! Results go to stdout, talk and progress to stderr. What a command ends with is in [`exit`].
+//! Results go to stdout, talk and progress to stderr. What a command ends with is in `exit`.
 
 mod client;
 mod commands;

@@ -1,6 +1,6 @@
 //! The configuration file: TOML, read once at start, checked as a whole.
 //!
-//! What is written and what is meant are two types: [`file`] mirrors the keys and their defaults,
+//! What is written and what is meant are two types: [`mod@file`] mirrors the keys and their defaults,
 //! [`Config`] is what the rest of the controller works with and cannot hold contradictions.
 
 mod file;
