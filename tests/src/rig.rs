@@ -22,6 +22,10 @@ const TASK_POLL: Duration = Duration::from_millis(50);
 /// Where Debian's package ipxe puts the boot files.
 const IPXE_DIR: &str = "/usr/lib/ipxe";
 
+/// Environment variables that name artefacts: set by whoever has built them for those who shall not.
+const CONTROLLER: &str = "METALCAST_CONTROLLER";
+const RAM_IMAGE: &str = "METALCAST_RAM_IMAGE";
+
 /// The programs and files of ours that a lab runs.
 #[derive(Debug, Clone)]
 pub struct Artefacts {
@@ -32,11 +36,25 @@ pub struct Artefacts {
 }
 
 impl Artefacts {
-    /// Builds both with cargo, as a person would; quick when nothing has changed.
+    /// What the environment names.
+    pub fn given() -> Option<Self> {
+        let path = |name| std::env::var_os(name).map(PathBuf::from);
+        Some(Self { controller: path(CONTROLLER)?, ram_image: path(RAM_IMAGE)? })
+    }
+
+    /// The environment in which [`Artefacts::given`] are these.
+    pub fn variables(&self) -> [(&'static str, &Path); 2] {
+        [(CONTROLLER, &self.controller), (RAM_IMAGE, &self.ram_image)]
+    }
+
+    /// What is given, or else both built with cargo, as a person would; quick when nothing has changed.
     ///
     /// # Errors
     /// When something does not compile, with the compiler's words.
-    pub fn build() -> Result<Self> {
+    pub fn given_or_built() -> Result<Self> {
+        if let Some(given) = Self::given() {
+            return Ok(given);
+        }
         run(cargo().args(["build", "-q", "-p", "metalcast-controller", "--bin", "metalcast"]))
             .context("building the controller")?;
         let printed =

@@ -26,7 +26,7 @@ const DISK_BYTES: u64 = 500_000_000_000;
 
 #[test]
 fn a_blank_machine_becomes_a_running_slot() {
-    let artefacts = Artefacts::build().unwrap();
+    let artefacts = Artefacts::given_or_built().unwrap();
     let debian = image::debian().unwrap();
     let mut lab = Lab::new("deploy", 31).unwrap();
     let mut rig = Rig::start(&lab, &artefacts).unwrap();

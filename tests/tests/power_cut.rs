@@ -40,7 +40,7 @@ struct Scene {
 
 #[test]
 fn a_redeployment_survives_power_cuts() {
-    let artefacts = Artefacts::build().unwrap();
+    let artefacts = Artefacts::given_or_built().unwrap();
     let debian = image::debian().unwrap();
     let mut lab = Lab::new("cut", 32).unwrap();
     let mut rig = Rig::start(&lab, &artefacts).unwrap();

@@ -7,20 +7,18 @@
 
 mod timeline;
 
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use metalcast_tests::image;
 use metalcast_tests::lab::Lab;
 use metalcast_tests::process::{self, run_visibly};
 use metalcast_tests::progress::step;
 use metalcast_tests::qemu::{Disk, Machine, Spec};
-use metalcast_tests::rig::{Artefacts, Rig};
-use nix::sys::signal::{SigSet, Signal};
+use metalcast_tests::rig::Rig;
 
-use crate::{cargo, dist, setup};
+use crate::{root, setup};
 use timeline::Timeline;
 
 /// Machines of 1 GiB each beside a compiler's cache: more than this and a usual laptop swaps.
@@ -65,15 +63,7 @@ pub struct Options {
 /// # Errors
 /// When any phase fails; everything that was started has been ended by then.
 pub fn run(options: &Options) -> Result<()> {
-    unwind_on_signals()?;
-    setup::run()?;
-    let artefacts = step("building Metalcast", || {
-        Ok(Artefacts {
-            controller: cargo::build("metalcast-controller", "metalcast")?,
-            ram_image: dist::ram_image(&options.agent)?,
-        })
-    })?;
-    become_root()?;
+    let artefacts = root::artefacts(&options.agent, setup::run)?;
     let (image, login) = match &options.image {
         Some(dir) => (dir.canonicalize().context("looking for the image")?, None),
         None => {
@@ -102,7 +92,7 @@ pub fn run(options: &Options) -> Result<()> {
         eprintln!("FAILED: {error:#}");
     }
     if options.keep {
-        keep(&lab, &rig, &machines)?;
+        keep(&lab, &artefacts.controller, &rig, &machines)?;
     }
     result
 }
@@ -176,12 +166,8 @@ fn show_ends(rig: &Rig, machines: &[Machine]) {
     }
 }
 
-fn keep(lab: &Lab, rig: &Rig, machines: &[Machine]) -> Result<()> {
-    let program = std::env::current_exe().ok();
-    let metalcast =
-        program.as_ref().and_then(|path| path.parent()).map(|dir| dir.join("metalcast"));
-    let metalcast = metalcast.unwrap_or_else(|| "metalcast".into());
-    println!("The lab stays up until Ctrl-C.");
+fn keep(lab: &Lab, metalcast: &Path, rig: &Rig, machines: &[Machine]) -> Result<()> {
+    println!("The lab stays up until Ctrl-C. As root:");
     println!("  operate:  {} --socket {} node list", metalcast.display(), rig.socket().display());
     println!("  go in:    nsenter --target {} --net --mount", lab.holder_pid());
     println!("  log:      tail -f {}", rig.log_path().display());
@@ -190,31 +176,4 @@ fn keep(lab: &Lab, rig: &Rig, machines: &[Machine]) -> Result<()> {
     }
     while process::pause().is_ok() {}
     Ok(())
-}
-
-/// Turns SIGINT and SIGTERM into an error at the next wait, so that owners clean up on the way out.
-///
-/// The signals are blocked before any thread exists, and only one thread takes them.
-fn unwind_on_signals() -> Result<()> {
-    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
-    signals.thread_block().context("blocking signals")?;
-    std::thread::spawn(move || {
-        if let Ok(signal) = signals.wait() {
-            eprintln!("{signal}: cleaning up");
-            process::interrupt();
-        }
-    });
-    Ok(())
-}
-
-/// Goes on as root through `sudo -n`; what was built so far belongs to the user.
-fn become_root() -> Result<()> {
-    if nix::unistd::geteuid().is_root() {
-        return Ok(());
-    }
-    let mut command = setup::as_root("env");
-    command.arg(format!("PATH={}", std::env::var("PATH").context("reading PATH")?));
-    command.arg(std::env::current_exe().context("asking for this program's path")?);
-    let error = command.args(std::env::args_os().skip(1)).exec();
-    bail!("going on as root: {error}")
 }

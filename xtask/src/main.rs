@@ -8,6 +8,7 @@ mod dist;
 mod floors;
 mod initramfs;
 mod lab;
+mod root;
 mod setup;
 mod test;
 
@@ -29,25 +30,25 @@ enum Task {
     Setup,
     /// Format, lints, documentation and the floors between crates
     Check,
-    /// Set up, check and run every test, emulated machines included
+    /// Set up, check and run every test, emulated machines included (builds as you, goes on as root)
     Test(test::Options),
     /// Build the agent as a static musl program
     Agent(agent::Options),
     /// Build the RAM image: kernel and initramfs with the agent in it
     Initramfs(agent::Options),
-    /// Deploy a real image to a blank emulated machine and show how long each phase takes
+    /// Deploy a real image to a blank emulated machine and show how long each phase takes (likewise)
     Lab(lab::Options),
     /// Gather what is shipped under target/dist
     Dist(agent::Options),
 }
 
-/// What a shell expects of a program that was interrupted: 128 and the number of SIGINT.
-const INTERRUPTED: u8 = 130;
-
 fn main() -> ExitCode {
     match run(Arguments::parse().task) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) if process::interrupted() => ExitCode::from(INTERRUPTED),
+        Err(_) if process::interrupted() => {
+            eprintln!("interrupted");
+            ExitCode::from(process::INTERRUPTED_STATUS)
+        }
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

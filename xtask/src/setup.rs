@@ -5,18 +5,19 @@ use std::collections::HashSet;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use metalcast_tests::process::{run as run_command, run_for_code, run_visibly};
+use metalcast_tests::process::{run_for_code, run_to_end, run_visibly};
 use metalcast_tests::progress::step;
 
 use crate::agent::{self, Musl};
 use crate::cargo::answers;
+use crate::root::as_root;
 
 /// Debian packages, by what needs them.
 const PACKAGES: &[(&str, &[&str])] = &[
-    ("the agent's C code", &["gcc", "musl-tools"]),
+    ("C code", &["gcc", "libc6-dev", "musl-tools"]),
     ("network boot", &["ipxe", "ipxe-qemu", "grub-pc-bin", "grub-common"]),
-    ("the lab", &["qemu-system-x86", "iproute2", "util-linux", "dnsmasq-base", "tcpdump"]),
-    ("disks", &["fdisk", "parted", "gdisk", "lvm2", "cryptsetup-bin"]),
+    ("the lab", &["qemu-system-x86", "iproute2", "procps", "dnsmasq-base"]),
+    ("disks", &["udev", "util-linux", "mount", "fdisk", "parted", "gdisk", "lvm2", "cryptsetup-bin"]),
     (
         "filesystems",
         &[
@@ -31,9 +32,17 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ),
     (
         "images",
-        &["mmdebstrap", "clonezilla", "partclone", "zstd", "pigz", "debian-archive-keyring"],
+        &[
+            "mmdebstrap",
+            "clonezilla",
+            "partclone",
+            "zstd",
+            "pigz",
+            "xz-utils",
+            "debian-archive-keyring",
+        ],
     ),
-    ("archives", &["cpio", "busybox-static", "kmod", "binutils", "file"]),
+    ("archives", &["cpio", "busybox-static", "kmod", "binutils"]),
     ("reports of deployed systems", &["curl", "wget"]),
 ];
 
@@ -76,11 +85,12 @@ pub fn install(purpose: &str, names: &[&str]) -> Result<()> {
     step(&format!("installing for {purpose}: {}", missing.join(" ")), || {
         let options = ["-qq", "install", "--yes", "--no-install-recommends"];
         // The lists may be there and new enough; fetching them is the slow part.
-        if run_command(apt().args(options).args(&missing)).is_ok() {
+        let install = || run_to_end(apt().args(options).args(&missing)).map(drop);
+        if install().is_ok() {
             return Ok(());
         }
         run_visibly(apt().args(["-qq", "update"]))?;
-        run_visibly(apt().args(options).args(&missing))
+        install()
     })
 }
 
@@ -103,15 +113,5 @@ fn installed(names: &[&str]) -> Result<HashSet<String>> {
 fn apt() -> Command {
     let mut command = as_root("env");
     command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
-    command
-}
-
-/// A command as root: itself, or through sudo without a password.
-pub fn as_root(program: &str) -> Command {
-    if nix::unistd::geteuid().is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("sudo");
-    command.args(["-n", program]);
     command
 }

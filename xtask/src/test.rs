@@ -1,49 +1,52 @@
-//! `cargo xtask test`: sets up and runs every test, emulated machines included. The last lines are the test runner's own.
+//! `cargo xtask test`: sets up, checks, builds, and runs every test as root, emulated machines included. The last lines
+//! are the test runner's own.
 
-use std::os::unix::process::CommandExt;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use metalcast_tests::process::{run_visibly, shown};
 use metalcast_tests::progress::step;
 
-use crate::cargo::{answers, build, cargo};
-use crate::{agent, dist, floors, setup};
-
-/// The variable that names the program which starts tests (for a host of this kind).
-const RUNNER: &str = "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER";
+use crate::cargo::{answers, cargo};
+use crate::{agent, check, root, setup};
 
 /// What `cargo xtask test` takes.
 #[derive(clap::Args, Debug)]
 pub struct Options {
-    /// Arguments for the test runner, after `--`: a filter, `--no-capture` ...
+    /// Arguments for the test runner (cargo-nextest, or else `cargo test`), after `--`: a filter ...
     #[arg(last = true)]
     pub runner: Vec<String>,
 }
 
-/// Runs the tests; does not return when the runner could be started, whose status is then the task's.
+/// Runs the tests.
 ///
 /// # Errors
-/// When setting up, a build or a documentation test fails.
+/// When setting up, a check, a build or a test fails.
 pub fn run(options: &Options) -> Result<()> {
-    setup::run()?;
-    step("checking the floors between crates", floors::check)?;
-    // Built here so that the wait is visible; the suites would do it themselves.
-    step("building the controller", || build("metalcast-controller", "metalcast"))?;
-    dist::ram_image(&agent::Options::default())?;
+    let artefacts = root::artefacts(&agent::Options::default(), prepare)?;
     let mut tests = cargo();
-    if answers("cargo", &["nextest", "--version"]) {
-        let doc = ["test", "--quiet", "--workspace", "--doc"];
-        step("documentation tests", || run_visibly(cargo().args(doc)))?;
-        tests.args(["nextest", "run", "--workspace"]).args(&options.runner);
-    } else {
-        tests.args(["test", "--workspace", "--no-fail-fast"]);
-        tests.args(&options.runner);
-    }
-    if !nix::unistd::geteuid().is_root() {
-        let path = std::env::var("PATH").context("reading PATH")?;
-        tests.env(RUNNER, format!("sudo -n --preserve-env env PATH={path}"));
-    }
+    match has_nextest() {
+        true => tests.args(["nextest", "run"]),
+        false => tests.args(["test", "--no-fail-fast"]),
+    };
+    // All is built; whoever is root now must add nothing to another's registry.
+    tests.args(["--workspace", "--offline"]).args(&options.runner);
     eprintln!("==> {}", shown(&tests));
-    let error = tests.exec();
-    Err(error).context("starting the test runner")
+    run_visibly(tests.envs(artefacts.variables()))
+}
+
+fn has_nextest() -> bool {
+    answers("cargo", &["nextest", "--version"])
+}
+
+fn prepare() -> Result<()> {
+    setup::run()?;
+    check::run()?;
+    step("building the tests", || {
+        run_visibly(cargo().args(["test", "--quiet", "--workspace", "--no-run"]))
+    })?;
+    if !has_nextest() {
+        return Ok(());
+    }
+    step("documentation tests", || {
+        run_visibly(cargo().args(["test", "--quiet", "--workspace", "--doc"]))
+    })
 }

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use crate::paths;
+use crate::process::run;
 
 /// Hash digits in a directory's name: plenty for the few recipes of a checkout's life.
 const HASH_DIGITS: usize = 12;
@@ -38,6 +40,10 @@ pub(super) fn cached(
     std::fs::create_dir(&unfinished)
         .with_context(|| format!("creating {}", unfinished.display()))?;
     build(&unfinished)?;
+    // `cargo clean` is for whom the checkout belongs to, also when sudo brought us here.
+    let mut chown = Command::new("chown");
+    chown.args(["--recursive", "--no-dereference", "--reference"]).arg(paths::target());
+    run(chown.arg(&unfinished))?;
     std::fs::rename(&unfinished, &done).with_context(|| format!("naming {}", done.display()))?;
     Ok(done)
 }
