@@ -17,7 +17,10 @@ const PACKAGES: &[(&str, &[&str])] = &[
     ("C code", &["gcc", "libc6-dev", "musl-tools"]),
     ("network boot", &["ipxe", "ipxe-qemu", "grub-pc-bin", "grub-common"]),
     ("the lab", &["qemu-system-x86", "iproute2", "procps", "dnsmasq-base"]),
-    ("disks", &["udev", "util-linux", "mount", "fdisk", "parted", "gdisk", "lvm2", "cryptsetup-bin"]),
+    (
+        "disks",
+        &["udev", "util-linux", "mount", "fdisk", "parted", "gdisk", "lvm2", "cryptsetup-bin"],
+    ),
     (
         "filesystems",
         &[
