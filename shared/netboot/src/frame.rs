@@ -3,6 +3,7 @@
 //!
 //! Packets begin at the IPv4 header; the socket (`AF_PACKET`, `SOCK_DGRAM`) does Ethernet.
 
+use crate::checksum::{fold, sum};
 use std::net::Ipv4Addr;
 
 const IP_LEN: usize = 20;
@@ -112,23 +113,8 @@ pub fn parse(packet: &[u8]) -> Result<&[u8], FrameError> {
     Ok(&datagram[UDP_LEN..])
 }
 
-/// RFC 1071: the sum of the 16-bit words, an odd last byte as the high half of one. At most 64 KiB
-/// are summed, so it cannot overflow.
-fn sum(bytes: &[u8]) -> u32 {
-    let (words, rest) = bytes.as_chunks::<2>();
-    let words: u32 = words.iter().map(|word| u32::from(u16::from_be_bytes(*word))).sum();
-    words + rest.first().map_or(0, |byte| u32::from(*byte) << 8)
-}
-
-fn pseudo_sum(from: Ipv4Addr, to: Ipv4Addr, udp_len: u16) -> u32 {
-    sum(&from.octets()) + sum(&to.octets()) + u32::from(UDP) + u32::from(udp_len)
-}
-
-fn fold(mut sum: u32) -> u16 {
-    while sum > 0xffff {
-        sum = (sum >> 16) + (sum & 0xffff);
-    }
-    sum as u16
+fn pseudo_sum(from: Ipv4Addr, to: Ipv4Addr, udp_len: u16) -> u64 {
+    sum(&from.octets()) + sum(&to.octets()) + u64::from(UDP) + u64::from(udp_len)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //! table has a bound.
 #![forbid(unsafe_code)]
 
+mod checksum;
 pub mod dhcp;
 pub mod frame;
 pub mod mac;

@@ -15,6 +15,7 @@ pub mod responder;
 #[cfg(test)]
 mod tests;
 
+use crate::checksum::{fold, sum};
 use crate::mac::{Mac, is_station};
 use std::net::Ipv6Addr;
 
@@ -200,15 +201,6 @@ fn address(ip: &[u8; IPV6_LEN], at: usize) -> Ipv6Addr {
 /// RFC 4443 section 2.3: over the pseudo header of RFC 8200 section 8.1 and the message. What to
 /// put into a message whose sum field is 0; 0 for a whole one.
 fn checksum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> u16 {
-    let words = |bytes: &[u8]| -> u64 {
-        let (words, rest) = bytes.as_chunks::<2>();
-        let sum: u64 = words.iter().map(|word| u64::from(u16::from_be_bytes(*word))).sum();
-        sum + rest.first().map_or(0, |byte| u64::from(*byte) << 8)
-    };
-    let mut sum = words(&source.octets()) + words(&destination.octets()) + words(message);
-    sum += message.len() as u64 + u64::from(ICMPV6);
-    while sum > 0xffff {
-        sum = (sum >> 16) + (sum & 0xffff);
-    }
-    !(sum as u16)
+    let addresses = sum(&source.octets()) + sum(&destination.octets());
+    !fold(addresses + sum(message) + message.len() as u64 + u64::from(ICMPV6))
 }
