@@ -2,12 +2,13 @@
 
 use super::{Window, aligned, busy::is_busy, while_busy};
 use anyhow::{Context, bail, ensure};
-use metalcast_sys::block::{Access, BlockDevice};
+use metalcast_formats::layout::SECTOR_BYTES;
+use metalcast_sys::block::{BlockDevice, OpenMode};
 use std::{
     fmt,
     fs::{File, OpenOptions},
-    io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    io::{self, Seek, SeekFrom},
+    os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -64,7 +65,7 @@ impl<'t> Device<'t> {
     /// Opens a disk for exclusive use: it fails while something of it is mounted, used as swap or
     /// part of an array.
     pub fn open(path: &Path, tap: Option<&'t Tap>) -> anyhow::Result<Self> {
-        let open = || BlockDevice::open(path, Access::ExclusiveWrite);
+        let open = || BlockDevice::open(path, OpenMode::ExclusiveWrite);
         let block = while_busy(open).map_err(|error| match is_busy(&error) {
             true => anyhow::Error::from(error)
                 .context("it is in use (mounted, swap or part of an array)"),
@@ -77,6 +78,23 @@ impl<'t> Device<'t> {
         let bytes = block.size_bytes()?;
         let sector_bytes = block.logical_sector_bytes()?;
         Ok(Self::new(Kind::Block(block), path, bytes, sector_bytes, tap))
+    }
+
+    /// Opens a disk, partition or file to read it beside whoever uses it. Writing to it fails.
+    pub fn open_to_read(path: &Path) -> anyhow::Result<Self> {
+        let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+        let is_block = file.metadata()?.file_type().is_block_device();
+        if is_block {
+            let block = BlockDevice::open(path, OpenMode::Read)?;
+            // What others wrote through another node of the same disk counts.
+            block.flush_buffers()?;
+            let (bytes, sector_bytes) = (block.size_bytes()?, block.logical_sector_bytes()?);
+            return Ok(Self::new(Kind::Block(block), path, bytes, sector_bytes, None));
+        }
+        let bytes = file
+            .seek(SeekFrom::End(0))
+            .with_context(|| format!("reading the size of {}", path.display()))?;
+        Ok(Self::new(Kind::File(file), path, bytes, SECTOR_BYTES as u32, None))
     }
 
     /// Opens or makes a plain file of at least `bytes` bytes; what is not written in it is a hole.
@@ -94,7 +112,7 @@ impl<'t> Device<'t> {
             file.set_len(bytes).with_context(|| format!("extending {}", path.display()))?;
         }
         let bytes = metadata.len().max(bytes);
-        Ok(Self::new(Kind::File(file), path, bytes, 512, None))
+        Ok(Self::new(Kind::File(file), path, bytes, SECTOR_BYTES as u32, None))
     }
 
     fn new(kind: Kind, path: &Path, bytes: u64, sector_bytes: u32, tap: Option<&'t Tap>) -> Self {

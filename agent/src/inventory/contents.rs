@@ -5,10 +5,10 @@
 use super::number;
 use metalcast_formats::probe::{Contents, probe};
 use metalcast_shared::disk::Content;
+use metalcast_sys::block::SECTOR_BYTES;
 use std::fs::{self, File};
 use std::path::Path;
 
-const SECTOR_BYTES: u64 = 512;
 /// The kernel shows an extended partition as its first KiB, or first sector where that is larger;
 /// what is in it are partitions of their own.
 const EXTENDED_SECTORS: u64 = 8;
@@ -66,7 +66,7 @@ fn unreadable(error: &std::io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use metalcast_sys::block::{Access, BlockDevice, Partition};
+    use metalcast_sys::block::{BlockDevice, OpenMode, Partition};
     use metalcast_sys::loopdev::{LoopDevice, Options};
     use std::process::Command;
     use std::time::Duration;
@@ -79,7 +79,7 @@ mod tests {
         let name = device.path().file_name().unwrap().to_str().unwrap().to_owned();
         let contents = || read(Path::new("/sys"), Path::new("/dev"), &name);
         assert_eq!(contents(), []);
-        let block = BlockDevice::open(device.path(), Access::Read).unwrap();
+        let block = BlockDevice::open(device.path(), OpenMode::Read).unwrap();
         let part = |number, start: u64, length: u64| Partition {
             number,
             start_bytes: start << 20,

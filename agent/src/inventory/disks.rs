@@ -5,11 +5,10 @@
 
 use super::{attribute, number};
 use metalcast_shared::disk::Disk;
+use metalcast_sys::block::SECTOR_BYTES;
 use std::fs;
 use std::path::Path;
 
-/// `/sys/block/X/size` counts these, whatever the disk's own sector.
-const SECTOR_BYTES: u64 = 512;
 /// Kernel names that are not disks: device mapper, MD, RAM disks, optical, floppy, network and
 /// flash-translation devices.
 const NOT_DISKS: [&str; 9] = ["dm-", "md", "ram", "zram", "sr", "fd", "nbd", "mtdblock", "drbd"];

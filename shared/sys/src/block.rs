@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Sector of the partition ioctls and of sysfs, whatever the disk's own sector size.
-const SECTOR_BYTES: u64 = 512;
+pub const SECTOR_BYTES: u64 = 512;
 
 const BLKROGET: u32 = 0x125e;
 const BLKRRPART: u32 = 0x125f;
@@ -49,7 +49,7 @@ struct BlkpgPartition {
 
 /// How to open a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub enum OpenMode {
     /// Reading, beside whoever uses it.
     Read,
     /// Reading and writing, and nobody else may hold it exclusively: no mount, no swap, no other
@@ -79,11 +79,11 @@ pub struct Partition {
 
 impl BlockDevice {
     /// Opens `path`, which must be a block device.
-    pub fn open(path: &Path, access: Access) -> Result<Self> {
+    pub fn open(path: &Path, access: OpenMode) -> Result<Self> {
         let open = || -> io::Result<File> {
             let mut options = OpenOptions::new();
             options.read(true);
-            if access == Access::ExclusiveWrite {
+            if access == OpenMode::ExclusiveWrite {
                 options.write(true).custom_flags(libc::O_EXCL);
             }
             let file = options.open(path)?;
@@ -93,8 +93,8 @@ impl BlockDevice {
             Ok(file)
         };
         let file = open().map_err(during(|| match access {
-            Access::Read => format!("opening block device {}", path.display()),
-            Access::ExclusiveWrite => {
+            OpenMode::Read => format!("opening block device {}", path.display()),
+            OpenMode::ExclusiveWrite => {
                 format!("opening block device {} for exclusive use", path.display())
             }
         }))?;
@@ -311,7 +311,7 @@ mod tests {
     fn geometry_zeroing_and_discarding_of_a_loop_device() {
         let (file, device) = disk(8 * MIB);
         file.as_file().write_all_at(&[7; 4096], 2 * MIB).unwrap();
-        let block = BlockDevice::open(device.path(), Access::ExclusiveWrite).unwrap();
+        let block = BlockDevice::open(device.path(), OpenMode::ExclusiveWrite).unwrap();
         assert_eq!(block.size_bytes().unwrap(), 8 * MIB);
         assert_eq!(block.logical_sector_bytes().unwrap(), 512);
         assert!(block.physical_sector_bytes().unwrap() >= 512);
@@ -334,7 +334,7 @@ mod tests {
     #[test]
     fn partitions_appear_without_a_parser_and_follow_what_is_wanted() {
         let (_file, device) = disk(16 * MIB);
-        let block = BlockDevice::open(device.path(), Access::ExclusiveWrite).unwrap();
+        let block = BlockDevice::open(device.path(), OpenMode::ExclusiveWrite).unwrap();
         let part = |number, start: u64, length: u64| Partition {
             number,
             start_bytes: start * MIB,
@@ -342,7 +342,7 @@ mod tests {
         };
         block.set_partitions(&[part(1, 1, 2), part(5, 4, 8)]).unwrap();
         let node = block.wait_for_partition(5, Duration::from_secs(5)).unwrap();
-        let slot = BlockDevice::open(&node, Access::Read).unwrap();
+        let slot = BlockDevice::open(&node, OpenMode::Read).unwrap();
         assert_eq!(slot.size_bytes().unwrap(), 8 * MIB);
 
         // Partition 5 is open and stays; 1 goes, 6 comes.
@@ -370,12 +370,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mounted =
             Mount::new(device.path(), dir.path(), "ext4", MsFlags::MS_RDONLY, None).unwrap();
-        let error = BlockDevice::open(device.path(), Access::ExclusiveWrite).unwrap_err();
+        let error = BlockDevice::open(device.path(), OpenMode::ExclusiveWrite).unwrap_err();
         assert_eq!(error.errno(), Some(libc::EBUSY));
-        BlockDevice::open(device.path(), Access::Read).unwrap();
+        BlockDevice::open(device.path(), OpenMode::Read).unwrap();
         mounted.close().unwrap();
-        BlockDevice::open(device.path(), Access::ExclusiveWrite).unwrap();
-        let regular = BlockDevice::open(file.path(), Access::Read).unwrap_err();
+        BlockDevice::open(device.path(), OpenMode::ExclusiveWrite).unwrap();
+        let regular = BlockDevice::open(file.path(), OpenMode::Read).unwrap_err();
         assert_eq!(regular.errno(), Some(libc::ENOTBLK));
         device.close().unwrap();
     }

@@ -1,6 +1,6 @@
 //! Loop devices: a file as a block device (loop(4)).
 
-use crate::block::{Access, BlockDevice};
+use crate::block::{BlockDevice, OpenMode};
 use crate::{Error, Result, during, ioctl};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -97,8 +97,8 @@ impl LoopDevice {
     fn detach(&mut self) -> Result<()> {
         let Some(device) = self.device.take() else { return Ok(()) };
         // Partitions announced by BLKPG would outlive the file and greet the next user.
-        let partitions =
-            BlockDevice::open(&self.path, Access::Read).and_then(|block| block.set_partitions(&[]));
+        let partitions = BlockDevice::open(&self.path, OpenMode::Read)
+            .and_then(|block| block.set_partitions(&[]));
         // SAFETY: LOOP_CLR_FD has no argument.
         let cleared: std::result::Result<_, Error> =
             unsafe { ioctl::by_value(&device, LOOP_CLR_FD, 0) }
@@ -160,7 +160,7 @@ mod tests {
             Options { read_only: true, offset_bytes: 8192, limit_bytes: 16384, sector_bytes: 4096 };
         let device = LoopDevice::attach(file.path(), options).unwrap();
         let path = device.path().to_owned();
-        let block = BlockDevice::open(&path, Access::Read).unwrap();
+        let block = BlockDevice::open(&path, OpenMode::Read).unwrap();
         assert_eq!(block.size_bytes().unwrap(), 16384);
         assert_eq!(block.logical_sector_bytes().unwrap(), 4096);
         assert!(block.is_read_only().unwrap());
@@ -178,7 +178,7 @@ mod tests {
         file.as_file().set_len(4 << 20).unwrap();
         let device = LoopDevice::attach(file.path(), Options::default()).unwrap();
         let path = device.path().to_owned();
-        BlockDevice::open(&path, Access::Read)
+        BlockDevice::open(&path, OpenMode::Read)
             .unwrap()
             .add_partition(Partition { number: 3, start_bytes: 1 << 20, length_bytes: 1 << 20 })
             .unwrap();

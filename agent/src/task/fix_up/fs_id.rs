@@ -71,7 +71,7 @@ fn others(target: &Target, log: &StepLog<'_>) -> anyhow::Result<Vec<String>> {
     for disk in (log.machine().disks)()? {
         let path = log.machine().dev.join(&disk.name);
         let mut nodes = vec![path.clone()];
-        if let Ok(block) = BlockDevice::open(&path, block::Access::Read) {
+        if let Ok(block) = BlockDevice::open(&path, block::OpenMode::Read) {
             let partitions = block.partitions()?;
             nodes.extend(partitions.iter().map(|part| partition_path(&path, part.number)));
         }
