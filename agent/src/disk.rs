@@ -5,6 +5,7 @@
 //! of it. Partition tables, filesystems and boot code are not this module's business.
 
 mod aligned;
+mod backing;
 mod boot_partition;
 mod busy;
 mod device;
@@ -14,6 +15,7 @@ mod mounted;
 mod root;
 mod window;
 
+pub use backing::loop_device_of;
 pub use boot_partition::{BOOT_DRIVER, BOOT_LABEL, BootPartition, SlotRecord};
 pub use busy::while_busy;
 pub use device::{Device, Operation, Tap};

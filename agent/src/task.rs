@@ -7,10 +7,12 @@
 //!   -> first MiB, boot code blank -> adapt the system -> loaders -> slot's boot sector -> mark gone
 //! ```
 //!
-//! Everything here is blocking; the network is behind [`ChunkSource`]. One file per step.
+//! Everything here is blocking; the network is behind [`ChunkSource`]. One file per step; [`by_hand`]
+//! takes single ones.
 
 mod activate;
 mod boot_code;
+pub mod by_hand;
 mod check_disk;
 mod clear;
 mod context;
@@ -30,6 +32,7 @@ mod transfer;
 mod verify;
 
 pub use context::{Cancel, Context, Machine, Report, StepLog};
+pub use plan::SlotAddress;
 pub use source::{ChunkSource, Closed, Delivery, Loss, Request, Sink, Wanted};
 
 use metalcast_shared::{
@@ -55,12 +58,12 @@ pub fn deploy(
     let target = step(context, Step::CheckDisk, |log| check_disk::deploy(&image, log))?;
     step(context, Step::Partition, |log| partition::run(&target, log))?;
     step(context, Step::Format, |log| format::run(&target, log))?;
-    step(context, Step::Clear, |log| clear::run(&image, &target, log))?;
+    step(context, Step::Clear, |log| clear::run(&image.record(), &target, log))?;
     step(context, Step::Transfer, |log| transfer::run(&image, &target, source, log))?;
     step(context, Step::Verify, |log| verify::run(&image, &target, source, log))?;
     step(context, Step::FirstBlocks, |log| first_blocks::run(&image, &target, source, log))?;
-    step(context, Step::FixUp, |log| fix_up::run(&image, &target, log))?;
-    step(context, Step::BootCode, |log| boot_code::run(&image, &target, log))?;
+    step(context, Step::FixUp, |log| fix_up::run(&image.system(), &target, log))?;
+    step(context, Step::BootCode, |log| boot_code::run(image.family, &target, log))?;
     step(context, Step::Activate, |log| activate::run(&target, log))?;
     context.event(TaskEvent::Done);
     Ok(())
@@ -74,23 +77,29 @@ pub fn select_slot(select: &SelectSlot, context: &Context<'_>) -> Result<(), Sto
     Ok(())
 }
 
+/// Takes a step; its failure is the task's.
 fn step<T>(
     context: &Context<'_>,
     step: Step,
     run: impl FnOnce(&StepLog<'_>) -> anyhow::Result<T>,
 ) -> Result<T, Stopped> {
+    attempt(context, step, run).map_err(|error| {
+        context.event(TaskEvent::Failed { step: Some(step), cause: format!("{error:#}") });
+        Stopped
+    })
+}
+
+fn attempt<T>(
+    context: &Context<'_>,
+    step: Step,
+    run: impl FnOnce(&StepLog<'_>) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     let started = Instant::now();
     context.event(TaskEvent::StepStarted { step });
     let log = StepLog::new(context, step);
-    match log.check_cancel().and_then(|()| run(&log)) {
-        Ok(value) => {
-            let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-            context.event(TaskEvent::StepDone { step, millis });
-            Ok(value)
-        }
-        Err(error) => {
-            context.event(TaskEvent::Failed { step: Some(step), cause: format!("{error:#}") });
-            Err(Stopped)
-        }
-    }
+    log.check_cancel()?;
+    let value = run(&log)?;
+    let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    context.event(TaskEvent::StepDone { step, millis });
+    Ok(value)
 }

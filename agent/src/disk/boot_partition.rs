@@ -3,7 +3,10 @@
 
 use super::{Access, Mounted, Root};
 use anyhow::Context;
-use metalcast_formats::{grub, grubenv::GrubEnv};
+use metalcast_formats::{
+    grub::{self, ENVIRONMENT_PATH, MENU_PATH},
+    grubenv::GrubEnv,
+};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -12,9 +15,6 @@ pub const BOOT_LABEL: &str = "metalcast";
 
 /// The kernel's driver for it.
 pub const BOOT_DRIVER: &str = "ext4";
-
-const ENV_FILE: &str = "grub/grubenv";
-const MENU_FILE: &str = "grub/grub.cfg";
 
 /// Variable of GRUB's environment with the slot that is started.
 const SAVED_ENTRY: &str = "saved_entry";
@@ -95,11 +95,11 @@ impl BootPartition {
 
     /// Writes the menu if it is another one; says whether it was.
     pub fn set_menu(&self, text: &str) -> anyhow::Result<bool> {
-        let same = self.root.read(MENU_FILE)?.is_some_and(|old| old == text.as_bytes());
+        let same = self.root.read(MENU_PATH)?.is_some_and(|old| old == text.as_bytes());
         if !same {
-            self.root.create(MENU_FILE, text.as_bytes(), 0o644)?;
+            self.root.create(MENU_PATH, text.as_bytes(), 0o644)?;
         }
-        if self.root.read(ENV_FILE)?.is_none() {
+        if self.root.read(ENVIRONMENT_PATH)?.is_none() {
             self.save(&GrubEnv::new())?;
         }
         Ok(!same)
@@ -107,15 +107,15 @@ impl BootPartition {
 
     /// A block that cannot be read is replaced: GRUB could not read it either.
     fn env(&self) -> anyhow::Result<GrubEnv> {
-        let bytes = self.root.read(ENV_FILE)?;
+        let bytes = self.root.read(ENVIRONMENT_PATH)?;
         Ok(bytes.and_then(|bytes| GrubEnv::parse(&bytes).ok()).unwrap_or_default())
     }
 
     fn save(&self, env: &GrubEnv) -> anyhow::Result<()> {
-        if self.root.exists(ENV_FILE) {
-            return self.root.write(ENV_FILE, env.as_bytes());
+        if self.root.exists(ENVIRONMENT_PATH) {
+            return self.root.write(ENVIRONMENT_PATH, env.as_bytes());
         }
-        self.root.create(ENV_FILE, env.as_bytes(), 0o644)
+        self.root.create(ENVIRONMENT_PATH, env.as_bytes(), 0o644)
     }
 }
 

@@ -30,6 +30,25 @@ impl<'d> Window<'d> {
         self.device.write_at(bytes, offset)
     }
 
+    /// Writes `data` to extents (offset in the window, length), one behind the other. That they are
+    /// of the same length is seen to before anything is written.
+    pub fn write_extents(
+        &self,
+        extents: impl Iterator<Item = (u64, usize)>,
+        data: &[u8],
+    ) -> anyhow::Result<()> {
+        let extents: Vec<_> = extents.collect();
+        let bytes: usize = extents.iter().map(|(_, length)| length).sum();
+        ensure!(bytes == data.len(), "{} bytes of data for {bytes} of the target", data.len());
+        let mut rest = data;
+        for (offset, length) in extents {
+            let (run, behind) = rest.split_at(length);
+            self.write_at(run, offset)?;
+            rest = behind;
+        }
+        Ok(())
+    }
+
     /// Fills a part with zeros, by the disk's own command where it has one.
     pub fn zero_at(&self, offset: u64, bytes: u64) -> anyhow::Result<()> {
         let offset = self.place(offset, bytes)?;

@@ -3,13 +3,14 @@
 
 use super::{
     StepLog,
-    plan::{Image, Target},
+    plan::{Family, Target},
 };
-use crate::disk::{Access, Device, Window};
+use crate::disk::{Access, Device};
 use anyhow::{Context, ensure};
 use metalcast_formats::{
-    grub::{self, Menu, MenuSlot, Place, SlotBoot, recipe},
-    layout::{Gap, SECTOR_BYTES},
+    grub::{self, Files, Menu, MenuSlot},
+    layout::SECTOR_BYTES,
+    mbr::{BOOT_CODE_BYTES, Write},
 };
 use std::path::Path;
 
@@ -22,36 +23,26 @@ const RESTART_AFTER_S: u32 = 20;
 /// Largest loader file that is read: a core must fit into the MiB before a partition.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-pub(super) fn run(image: &Image<'_>, target: &Target, log: &StepLog<'_>) -> anyhow::Result<()> {
+pub(super) fn run(family: Family, target: &Target, log: &StepLog<'_>) -> anyhow::Result<()> {
     let dir = &log.machine().grub;
     let boot_img = read(dir, "boot.img")?;
     let disk_core = read(dir, "mbr-core.img")?;
     let slot_core = read(dir, "slot-core.img")?;
+    let files = Files { boot_img: &boot_img, disk_core: &disk_core, slot_core: &slot_core };
 
     write_menu(target, log)?;
     let device = target.open(log)?;
-    write_disk_loader(target, &device, &boot_img, &disk_core, log)?;
+    write_disk_loader(&files, target, &device, log)?;
 
     let slot = &target.slot;
-    let core_lba = SlotBoot::core_lba(slot).context("the slot has no room for a loader")?;
-    let room = SlotBoot::core_room_sectors(slot).context("the slot has no room for a loader")?;
-    let core = grub::reprefix(&slot_core, &recipe::slot_prefix(slot.number))?;
-    let core = grub::place_core(&core, core_lba, room)?;
-    let gap = Gap { first_lba: core_lba, sectors: room };
-    put(&gap_window(&device, gap)?, &core)?;
+    let core = grub::slot_core_write(&files, slot)?;
+    put(&device, &core)?;
     device.flush()?;
-    log.note(format!("slot loader of {} bytes in front of slot {}", core.len(), slot.number));
+    log.note(format!("slot loader of {} bytes in front of slot {}", core.bytes.len(), slot.number));
 
-    let boot = SlotBoot::of(slot, image.family.uses_sector_0())
-        .context("the slot has no room for a loader")?;
-    let place = device.window(boot.pbr_lba() * SECTOR_BYTES, SECTOR_BYTES)?;
-    let mut there = [0; SECTOR_BYTES as usize];
-    place.read_at(&mut there, 0)?;
-    let sector = match boot {
-        SlotBoot::Partition(_) => grub::boot_sector(&boot_img, Place::Partition(&there), core_lba)?,
-        SlotBoot::Gap(_) => grub::boot_sector(&boot_img, Place::Gap, core_lba)?,
-    };
-    place.write_at(&sector, 0)?;
+    let first_sector = sector(&device, slot.start_lba)?;
+    let boot = grub::slot_boot_write(&files, slot, &first_sector, family.kind())?;
+    device.whole().write_at(&boot.bytes, boot.byte_offset)?;
     device.flush()?;
     log.note(format!("slot {} can be started", slot.number));
     Ok(())
@@ -86,43 +77,43 @@ fn write_menu(target: &Target, log: &StepLog<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The core first: boot code that loads it comes when it is on the disk.
 fn write_disk_loader(
+    files: &Files<'_>,
     target: &Target,
     device: &Device<'_>,
-    boot_img: &[u8],
-    core: &[u8],
     log: &StepLog<'_>,
 ) -> anyhow::Result<()> {
-    let gap = target.plan.mbr_gap();
-    let core = grub::place_core(core, gap.first_lba, gap.sectors)?;
-    let gap_changed = put(&gap_window(device, gap)?, &core)?;
+    let [core, boot_code] = grub::disk_writes(files, &target.plan, &sector(device, 0)?)?;
+    ensure!(
+        boot_code.byte_offset + boot_code.bytes.len() as u64 <= BOOT_CODE_BYTES as u64,
+        "the disk's loader would change its partition table; nothing of it was written"
+    );
+    let core_changed = put(device, &core)?;
     device.flush()?;
-    let place = device.window(0, SECTOR_BYTES)?;
-    let mut there = [0; SECTOR_BYTES as usize];
-    place.read_at(&mut there, 0)?;
-    let sector = grub::boot_sector(boot_img, Place::Disk(&there), gap.first_lba)?;
-    ensure!(sector[0x1b8..0x1fe] == there[0x1b8..0x1fe], "the loader would change the table");
-    if sector != there {
-        place.write_at(&sector, 0)?;
+    let code_changed = put(device, &boot_code)?;
+    if code_changed {
         device.flush()?;
     }
-    if gap_changed || sector != there {
-        log.note(format!("the disk's loader of {} bytes was written", core.len()));
+    if core_changed || code_changed {
+        log.note(format!("the disk's loader of {} bytes was written", core.bytes.len()));
     }
     Ok(())
 }
 
-fn gap_window<'d>(device: &'d Device<'_>, gap: Gap) -> anyhow::Result<Window<'d>> {
-    device.window(gap.first_lba * SECTOR_BYTES, gap.sectors * SECTOR_BYTES)
+fn sector(device: &Device<'_>, lba: u64) -> anyhow::Result<[u8; SECTOR_BYTES as usize]> {
+    let mut sector = [0; SECTOR_BYTES as usize];
+    device.whole().read_at(&mut sector, lba * SECTOR_BYTES)?;
+    Ok(sector)
 }
 
-/// Writes at the start of a window unless it is there already.
-fn put(window: &Window<'_>, bytes: &[u8]) -> anyhow::Result<bool> {
-    let mut there = vec![0; bytes.len()];
-    window.read_at(&mut there, 0)?;
-    let changed = there != bytes;
+/// Writes unless it is there already; says whether it did.
+fn put(device: &Device<'_>, write: &Write) -> anyhow::Result<bool> {
+    let mut there = vec![0; write.bytes.len()];
+    device.whole().read_at(&mut there, write.byte_offset)?;
+    let changed = there != write.bytes;
     if changed {
-        window.write_at(bytes, 0)?;
+        device.whole().write_at(&write.bytes, write.byte_offset)?;
     }
     Ok(changed)
 }

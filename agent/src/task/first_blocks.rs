@@ -3,17 +3,13 @@
 
 use super::{
     ChunkSource, StepLog,
-    plan::{Image, Target},
+    plan::{Family, Image, Target},
     pump::Pump,
-    transfer,
 };
 use anyhow::ensure;
 use metalcast_formats::grub::blank_boot_code;
 use metalcast_shared::{manifest::Chunk, transfer::PageTransfer};
 use std::sync::{Mutex, PoisonError};
-
-/// Bytes of a boot sector.
-const SECTOR: usize = 512;
 
 pub(super) fn run(
     image: &Image<'_>,
@@ -42,8 +38,11 @@ pub(super) fn run(
     let mut chunks = arrived.into_inner().unwrap_or_else(PoisonError::into_inner);
     chunks.sort_by_key(|(chunk, _)| chunk.index);
     for (chunk, data) in &mut chunks {
-        blank(image, chunk, data);
-        transfer::write(image, &slot, chunk, data)?;
+        let first_byte = chunk.extents(image.partition()).next().map(|(at, _)| at);
+        if first_byte == Some(0) {
+            blank(image.family, data);
+        }
+        slot.write_extents(chunk.extents(image.partition()), data)?;
     }
     device.flush()?;
     device.drop_caches()?;
@@ -59,13 +58,11 @@ pub(super) fn run(
     Ok(())
 }
 
-/// Takes the boot code out of the image's first sector, where the filesystem leaves that to it.
-fn blank(image: &Image<'_>, chunk: &Chunk, data: &mut [u8]) {
-    let has_first_sector = chunk.extents(image.partition()).next().is_some_and(|(at, _)| at == 0);
-    if !has_first_sector || image.family.uses_sector_0() {
-        return;
-    }
-    if let Some(sector) = data.first_chunk_mut::<SECTOR>() {
+/// Takes the boot code out of an image's first bytes, where the filesystem leaves that to it.
+pub(super) fn blank(family: Family, data: &mut [u8]) {
+    if family.kind().leaves_sector_0_free()
+        && let Some(sector) = data.first_chunk_mut()
+    {
         *sector = blank_boot_code(sector);
     }
 }

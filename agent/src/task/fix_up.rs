@@ -12,7 +12,7 @@ mod system;
 
 use super::{
     StepLog,
-    plan::{Image, Target, window},
+    plan::{System, Target, window},
     swap,
 };
 use crate::{
@@ -44,11 +44,11 @@ impl Ids {
     }
 }
 
-pub(super) fn run(image: &Image<'_>, target: &Target, log: &StepLog<'_>) -> anyhow::Result<()> {
-    let ids = ids(image, target, log)?;
-    let mounted = system::mount(image, target, log)
+pub(super) fn run(system: &System<'_>, target: &Target, log: &StepLog<'_>) -> anyhow::Result<()> {
+    let ids = ids(system, target, log)?;
+    let mounted = system::mount(system, target, log)
         .with_context(|| format!("mounting slot {}", target.slot.number))?;
-    let outcome = adapt(image, &mounted.root()?, &ids, log);
+    let outcome = adapt(system, &mounted.root()?, &ids, log);
     // Also after a failure: what was changed is written, and nothing stays mounted.
     let closed = mounted.close();
     outcome?;
@@ -56,8 +56,8 @@ pub(super) fn run(image: &Image<'_>, target: &Target, log: &StepLog<'_>) -> anyh
     target.open(log)?.drop_caches()
 }
 
-fn adapt(image: &Image<'_>, root: &Root, ids: &Ids, log: &StepLog<'_>) -> anyhow::Result<()> {
-    let fix_up = &image.deploy.fix_up;
+fn adapt(system: &System<'_>, root: &Root, ids: &Ids, log: &StepLog<'_>) -> anyhow::Result<()> {
+    let fix_up = &system.fix_up;
     sub_step("fstab", log, || fstab::run(root, ids))?;
     sub_step("boot-config", log, || boot_config::run(root, ids))?;
     sub_step("machine-id", log, || identity::machine_id(root))?;
@@ -83,8 +83,8 @@ fn sub_step(
     Ok(())
 }
 
-fn ids(image: &Image<'_>, target: &Target, log: &StepLog<'_>) -> anyhow::Result<Ids> {
-    let unique = fs_id::make_unique(image, target, log).context("fix-up unique-fs-id")?;
+fn ids(system: &System<'_>, target: &Target, log: &StepLog<'_>) -> anyhow::Result<Ids> {
+    let unique = fs_id::make_unique(system, target, log).context("fix-up unique-fs-id")?;
     let device = target.open(log)?;
     let table = mbr::read(&mut device.file(), device.bytes() / SECTOR_BYTES)?;
     let swap_uuid = match swap::of(&target.plan) {

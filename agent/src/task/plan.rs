@@ -1,13 +1,17 @@
 //! What a task is about, checked: the image that it may trust, and the place that it may write to.
 
 use super::{ChunkSource, StepLog, tools};
-use crate::disk::{Access, BootPartition, Device, Window, while_busy};
+use crate::disk::{Access, BootPartition, Device, SlotRecord, Window, while_busy};
 use anyhow::{Context, bail, ensure};
-use metalcast_formats::layout::{DiskPlan, PlannedPartition, Role, SECTOR_BYTES};
+use metalcast_formats::{
+    layout::{DiskPlan, PlannedPartition, Role, SECTOR_BYTES},
+    probe::{Contents, Kind},
+};
 use metalcast_shared::{
     disk::DiskSelector,
+    layout::Layout,
     manifest::{Chunk, Manifest, Page, Partition},
-    to_agent::Deploy,
+    to_agent::{Deploy, FixUp},
     transfer::MAX_ATTEMPTS,
 };
 use metalcast_sys::block::Partition as KernelPartition;
@@ -26,12 +30,14 @@ const NODE_WAIT: Duration = Duration::from_secs(10);
 pub(super) enum Family {
     Ext,
     Btrfs,
-    /// Begins in its sector 0, where the others leave room for boot code.
     Xfs,
 }
 
 impl Family {
-    fn of(filesystem: &str) -> Option<Self> {
+    const ALL: [Self; 3] = [Self::Ext, Self::Btrfs, Self::Xfs];
+
+    /// By partclone's name for it.
+    pub(super) fn of(filesystem: &str) -> Option<Self> {
         match filesystem {
             "ext2" | "ext3" | "ext4" | "extfs" => Some(Self::Ext),
             "btrfs" => Some(Self::Btrfs),
@@ -49,9 +55,43 @@ impl Family {
         }
     }
 
-    pub(super) fn uses_sector_0(self) -> bool {
-        self == Self::Xfs
+    /// Of what is found in a slot.
+    pub(super) fn in_slot(found: &Contents) -> Option<Self> {
+        let is_there =
+            |family: &Self| family.kinds().iter().any(|kind| found.find(*kind).is_some());
+        Self::ALL.into_iter().find(is_there)
     }
+
+    /// The latest of its kinds. All of a family treat their first sector alike.
+    pub(super) fn kind(self) -> Kind {
+        self.kinds()[0]
+    }
+
+    fn kinds(self) -> &'static [Kind] {
+        match self {
+            Self::Ext => &[Kind::Ext4, Kind::Ext3, Kind::Ext2],
+            Self::Btrfs => &[Kind::Btrfs],
+            Self::Xfs => &[Kind::Xfs],
+        }
+    }
+}
+
+/// A slot by the identity of its disk, which has the layout or is to get it.
+#[derive(Clone, Copy, Debug)]
+pub struct SlotAddress<'o> {
+    /// The disk.
+    pub disk: &'o DiskSelector,
+    /// The scheme.
+    pub layout: &'o Layout,
+    /// Number of the slot.
+    pub slot: u16,
+}
+
+/// The system in a slot, and what it is to be adapted to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct System<'d> {
+    pub(super) family: Family,
+    pub(super) fix_up: &'d FixUp,
 }
 
 /// A deploy whose manifest is the controller's.
@@ -95,6 +135,16 @@ impl<'d> Image<'d> {
             );
         };
         Ok(Self { deploy, family, manifest, partition })
+    }
+
+    /// What is noted on the disk of what is in the slot.
+    pub(super) fn record(&self) -> SlotRecord {
+        let Deploy { image, partition, .. } = self.deploy;
+        SlotRecord { image: image.to_string(), partition: partition.clone() }
+    }
+
+    pub(super) fn system(&self) -> System<'d> {
+        System { family: self.family, fix_up: &self.deploy.fix_up }
     }
 
     pub(super) fn partition(&self) -> &Partition {

@@ -52,7 +52,7 @@ pub(super) fn run(
         let pump = Pump { image, number, page: &page, source, log };
         pump.run(
             &mut transfer,
-            &|chunk, data| write(image, &slot, chunk, &data),
+            &|chunk, data| slot.write_extents(chunk.extents(image.partition()), &data),
             &mut |arrived| count(image, &device, &mut counts, arrived, log),
         )?;
     }
@@ -103,24 +103,6 @@ fn local(
             continue;
         }
         log.progress(counts.done(), partition.used_bytes(), counts.wire);
-    }
-    Ok(())
-}
-
-/// Writes a chunk's data, whose hash is known to be right, to its places.
-pub(super) fn write(
-    image: &Image<'_>,
-    slot: &Window<'_>,
-    chunk: &Chunk,
-    data: &[u8],
-) -> anyhow::Result<()> {
-    let mut rest = data;
-    for (offset, length) in chunk.extents(image.partition()) {
-        let (run, behind) = rest.split_at_checked(length).ok_or_else(|| {
-            anyhow::anyhow!("chunk {} has {} bytes only", chunk.index, data.len())
-        })?;
-        slot.write_at(run, offset)?;
-        rest = behind;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! Reading is strict: an entry that leaves the disk, a chain that turns back on itself or a record
 //! without signature is an error, so that a damaged table is never taken for an empty one. Writing
 //! yields a list of [`Write`]s for the caller to show or apply; nothing here touches a disk. Boot
-//! code (the first 440 bytes of sector 0) is never part of a write.
+//! code (the first [`BOOT_CODE_BYTES`] of sector 0) is never part of a write.
 //!
 //! ```text
 //! MBR entry 4 (extended) --> EBR at its first sector: data entry relative to this EBR,
@@ -32,8 +32,11 @@ pub const KIND_EXTENDED: u8 = 0x05;
 /// Partition type of the one entry with which a GPT protects itself from MBR tools.
 pub const KIND_GPT_PROTECTIVE: u8 = 0xee;
 
+/// Length of the boot code in sector 0; disk signature and table follow it.
+pub const BOOT_CODE_BYTES: usize = 0x1b8;
+
 /// Offset of the disk signature in sector 0, in bytes; the table follows it.
-const SIGNATURE_OFFSET: usize = 0x1b8;
+const SIGNATURE_OFFSET: usize = BOOT_CODE_BYTES;
 const FIRST_LOGICAL: u16 = 5;
 
 /// Bytes to be put on a disk. May be shorter than a sector: what is around them stays.

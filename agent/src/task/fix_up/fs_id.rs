@@ -9,7 +9,7 @@
 
 use super::super::{
     StepLog,
-    plan::{Family, Image, Target, window},
+    plan::{Family, System, Target, window},
     tools,
 };
 use crate::disk::{Access, Mounted, look_at, uuid_of};
@@ -33,7 +33,7 @@ pub(super) struct Unique {
 }
 
 pub(super) fn make_unique(
-    image: &Image<'_>,
+    system: &System<'_>,
     target: &Target,
     log: &StepLog<'_>,
 ) -> anyhow::Result<Unique> {
@@ -44,7 +44,7 @@ pub(super) fn make_unique(
         return Ok(Unique { uuid, image_uuid: None, known });
     }
     let node = target.node(target.slot.number, log)?;
-    match image.family {
+    match system.family {
         Family::Ext => restamp_ext(&node)?,
         Family::Xfs => restamp_xfs(&node, &log.machine().run_dir)?,
         // -m: in the superblock only.

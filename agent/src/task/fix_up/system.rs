@@ -5,7 +5,7 @@
 
 use super::super::{
     StepLog,
-    plan::{Family, Image, Target},
+    plan::{Family, System, Target},
 };
 use crate::disk::{Access, Mounted, Root};
 use anyhow::bail;
@@ -18,16 +18,16 @@ const SIGNS: [&str; 3] = ["etc/os-release", "usr/lib/os-release", "etc/fstab"];
 const SUBVOLUMES: [&str; 3] = ["@rootfs", "@", "root"];
 
 pub(super) fn mount(
-    image: &Image<'_>,
+    system: &System<'_>,
     target: &Target,
     log: &StepLog<'_>,
 ) -> anyhow::Result<Mounted> {
     let node = target.node(target.slot.number, log)?;
     let open = |options: Option<&str>, access| {
-        let driver = image.family.driver();
+        let driver = system.family.driver();
         Mounted::open(&node, driver, options, access, &log.machine().run_dir)
     };
-    if image.family != Family::Btrfs {
+    if system.family != Family::Btrfs {
         return open(None, Access::Write);
     }
     // To look only. Linux before 6.3 remembers the generation that a mount found, and after one that

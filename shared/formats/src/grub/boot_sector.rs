@@ -1,6 +1,7 @@
 //! The first stage: one sector that loads the core image from a fixed place on the disk.
 
 use crate::layout::PlannedPartition;
+use crate::probe::Kind;
 
 /// `boot.img` is one sector.
 const SECTOR: usize = 512;
@@ -98,15 +99,17 @@ pub enum SlotBoot {
 }
 
 impl SlotBoot {
-    /// The choice for a slot whose file system does or does not use its own sector 0. None for a
-    /// partition without EBR, which has no gap.
-    pub fn of(slot: &PlannedPartition, content_uses_sector_0: bool) -> Option<Self> {
+    /// The choice for a slot with this file system. None for a partition without EBR, which has no
+    /// gap.
+    pub fn of(slot: &PlannedPartition, content: Kind) -> Option<Self> {
+        let [partition, gap] = Self::both(slot)?;
+        Some(if content.leaves_sector_0_free() { partition } else { gap })
+    }
+
+    /// Both, in the order in which the menu tries them. None for a partition without EBR.
+    pub fn both(slot: &PlannedPartition) -> Option<[Self; 2]> {
         let gap_lba = slot.gap()?.first_lba;
-        Some(if content_uses_sector_0 {
-            Self::Gap(gap_lba)
-        } else {
-            Self::Partition(slot.start_lba)
-        })
+        Some([Self::Partition(slot.start_lba), Self::Gap(gap_lba)])
     }
 
     /// The boot sector's LBA.

@@ -7,10 +7,8 @@ use super::boot_sector::{BootImageError, Place, SlotBoot, boot_sector};
 use super::core_image::{CoreError, place_core, reprefix};
 use super::recipe;
 use crate::layout::{DiskPlan, PlannedPartition, SECTOR_BYTES};
-use crate::mbr::Write;
-
-/// Boot code of sector 0 ends where the disk signature begins.
-const MBR_CODE_BYTES: usize = 0x1b8;
+use crate::mbr::{BOOT_CODE_BYTES, Write};
+use crate::probe::Kind;
 
 /// GRUB's own files, as made at build time.
 #[derive(Clone, Copy, Debug)]
@@ -52,16 +50,17 @@ pub fn disk_writes(
     let sector = boot_sector(files.boot_img, Place::Disk(mbr), gap.first_lba)?;
     Ok([
         Write { byte_offset: gap.first_lba * SECTOR_BYTES, bytes: core },
-        Write { byte_offset: 0, bytes: sector[..MBR_CODE_BYTES].to_vec() },
+        Write { byte_offset: 0, bytes: sector[..BOOT_CODE_BYTES].to_vec() },
     ])
 }
 
 /// Takes both possible boot sectors of a slot away, before anything else of it is written.
 pub fn slot_blank_writes(slot: &PlannedPartition) -> Result<[Write; 2], InstallError> {
-    let gap = slot.gap().ok_or(InstallError::NoGap { number: slot.number })?;
-    let blank =
-        |lba: u64| Write { byte_offset: lba * SECTOR_BYTES, bytes: vec![0; SECTOR_BYTES as usize] };
-    Ok([blank(slot.start_lba), blank(gap.first_lba)])
+    let both = SlotBoot::both(slot).ok_or(InstallError::NoGap { number: slot.number })?;
+    Ok(both.map(|boot| Write {
+        byte_offset: boot.pbr_lba() * SECTOR_BYTES,
+        bytes: vec![0; SECTOR_BYTES as usize],
+    }))
 }
 
 /// The slot's own GRUB, into its gap. Without a boot sector it does nothing yet.
@@ -77,17 +76,17 @@ pub fn slot_core_write(files: &Files<'_>, slot: &PlannedPartition) -> Result<Wri
     Ok(Write { byte_offset: lba * SECTOR_BYTES, bytes })
 }
 
-/// The sector that makes the slot start: to be written last. `first_sector` is the slot's present first
-/// sector; it is kept as it is where `content_uses_sector_0`.
+/// The sector that makes the slot start: to be written last. `content` is the file system in the slot,
+/// `first_sector` its present first sector, which is not touched where the file system uses it.
 pub fn slot_boot_write(
     files: &Files<'_>,
     slot: &PlannedPartition,
     first_sector: &[u8; 512],
-    content_uses_sector_0: bool,
+    content: Kind,
 ) -> Result<Write, InstallError> {
     let no_gap = || InstallError::NoGap { number: slot.number };
     let core_lba = SlotBoot::core_lba(slot).ok_or_else(no_gap)?;
-    let boot = SlotBoot::of(slot, content_uses_sector_0).ok_or_else(no_gap)?;
+    let boot = SlotBoot::of(slot, content).ok_or_else(no_gap)?;
     let place = match boot {
         SlotBoot::Partition(_) => Place::Partition(first_sector),
         SlotBoot::Gap(_) => Place::Gap,

@@ -10,10 +10,10 @@ use std::fmt::Write;
 /// Longest slot title; longer ones are cut.
 const MAX_TITLE_CHARS: usize = 64;
 
-/// Path of the menu on the boot partition, as the disk core looks for it.
-pub const MENU_PATH: &str = "/grub/grub.cfg";
-/// Path of the environment block on the boot partition.
-pub const ENVIRONMENT_PATH: &str = "/grub/grubenv";
+/// Path of the menu below the boot partition's root, as the disk core looks for it.
+pub const MENU_PATH: &str = "grub/grub.cfg";
+/// Path of the environment block below the boot partition's root.
+pub const ENVIRONMENT_PATH: &str = "grub/grubenv";
 
 /// What the menu offers.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 use super::*;
 use crate::layout::{PlannedPartition, Role};
+use crate::probe::Kind;
 use proptest::prelude::*;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -108,10 +109,10 @@ fn other_files_are_not_taken_for_grub() {
 
 #[test]
 fn a_slot_starts_from_its_own_sector_or_from_the_gap() {
-    assert_eq!(SlotBoot::of(&slot(), false), Some(SlotBoot::Partition(8192)));
-    assert_eq!(SlotBoot::of(&slot(), true), Some(SlotBoot::Gap(6145)));
+    assert_eq!(SlotBoot::of(&slot(), Kind::Ext4), Some(SlotBoot::Partition(8192)));
+    assert_eq!(SlotBoot::of(&slot(), Kind::Xfs), Some(SlotBoot::Gap(6145)));
     assert_eq!(SlotBoot::core_lba(&slot()), Some(6146));
-    assert_eq!(SlotBoot::of(&PlannedPartition { ebr_lba: None, ..slot() }, true), None);
+    assert_eq!(SlotBoot::of(&PlannedPartition { ebr_lba: None, ..slot() }, Kind::Xfs), None);
 }
 
 fn script_check(text: &str) {

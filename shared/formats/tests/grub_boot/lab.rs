@@ -117,8 +117,8 @@ impl Disk {
         let menu = Menu { slots: slots.collect(), timeout_s: 0, restart_after_s: 1 };
         let tree = self.directory.path().join("boot");
         fs::create_dir_all(tree.join("grub")).unwrap();
-        fs::write(tree.join(&grub::MENU_PATH[1..]), grub::grub_cfg(&menu)).unwrap();
-        let grubenv = tree.join(&grub::ENVIRONMENT_PATH[1..]);
+        fs::write(tree.join(grub::MENU_PATH), grub::grub_cfg(&menu)).unwrap();
+        let grubenv = tree.join(grub::ENVIRONMENT_PATH);
         fs::write(grubenv, GrubEnv::new().as_bytes()).unwrap();
         let boot = self.plan.boot();
         self.make_ext4(&tree, boot.start_lba, boot.sectors);
@@ -151,10 +151,9 @@ impl Disk {
             Filesystem::Btrfs => self.make_btrfs(&tree, slot.start_lba, slot.sectors),
         }
         let content = self.probe(&slot);
-        let uses_sector_0 = !content.leaves_sector_0_free();
         self.apply(&[grub::slot_core_write(&self.files(), &slot).unwrap()]);
         let first_sector = self.sector(slot.start_lba);
-        let boot = grub::slot_boot_write(&self.files(), &slot, &first_sector, uses_sector_0);
+        let boot = grub::slot_boot_write(&self.files(), &slot, &first_sector, content);
         self.apply(&[boot.unwrap()]);
         assert_eq!(self.probe(&slot), content, "the file system is as it was");
     }
