@@ -1,12 +1,35 @@
-//! Single stages by hand, on any Linux with root's rights.
+//! The stages of a deploy one at a time by hand, on any Linux with root's rights.
 
+mod image;
+mod layout;
+mod loss;
 mod restore;
 mod scan;
+mod stage;
+#[cfg(test)]
+mod tests;
+mod verify;
+mod writer;
 
-use clap::{Parser, Subcommand};
-use std::{path::PathBuf, process::ExitCode};
+use crate::task::Machine;
+use clap::{Args, Parser, Subcommand};
+use image::ImageArgs;
+use stage::{DiskArgs, SlotArgs};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-/// Images bare machines; as process 1 of the RAM image it does so on a controller's word.
+/// Where the RAM image has GRUB's files.
+const LOADERS: &str = "/lib/metalcast/grub";
+
+/// Puts operating systems on disks. As process 1 of the RAM image it does so on a controller's word; by
+/// hand it takes one stage at a time, on any Linux with root's rights.
+///
+/// A whole deploy into slot 5 by hand: `scan` to learn the disk's serial number and size, then
+/// `partition`, `format`, `clear`, `fill`, `fix-up`, `boot-code` and `activate`, each with
+/// `--serial ... --bytes ... --layout FILE` and, from `clear` on, `--slot 5`. A stage that was broken
+/// off is taken again. Until `boot-code` is done nothing in the slot can be started.
 #[derive(Debug, Parser)]
 #[command(name = "metalcast-agent", version)]
 struct Cli {
@@ -16,32 +39,126 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Shows what this machine is made of, as JSON.
+    /// Show what this machine is made of and what lies on its disks, as JSON
     Scan,
-    /// Shows what is recognised on a disk, partition or file.
+    /// Show what is recognised on a disk, partition or file
     Probe {
-        /// The device or file.
+        /// The device or file
         device: PathBuf,
     },
-    /// Writes one partition of an image to a partition or file. It is not adapted to the machine.
+    /// Write the layout's partition table, unless the disk has it
+    ///
+    /// Refused, without --yes, on a disk that is not blank.
+    Partition {
+        #[command(flatten)]
+        disk: DiskArgs,
+        #[command(flatten)]
+        leave: Leave,
+    },
+    /// Make the boot partition's filesystem and the swap, where they are not there
+    ///
+    /// Slots are not touched. Refused, without --yes, where something else is in the boot partition.
+    Format {
+        #[command(flatten)]
+        disk: DiskArgs,
+        #[command(flatten)]
+        leave: Leave,
+    },
+    /// Empty a slot for an image: what was in it cannot be started any more
+    ///
+    /// The image is only named here, for the boot menu, and its size compared; `fill` writes it.
+    /// Refused, without --yes, where something is in the slot.
+    Clear {
+        #[command(flatten)]
+        slot: SlotArgs,
+        #[command(flatten)]
+        image: ImageArgs,
+        #[command(flatten)]
+        leave: Leave,
+    },
+    /// Write one partition of an image into a slot that was cleared, and read it back
+    ///
+    /// Its boot code is left out: it cannot be started yet.
+    Fill {
+        #[command(flatten)]
+        slot: SlotArgs,
+        #[command(flatten)]
+        image: ImageArgs,
+    },
+    /// Adapt the system in a slot to its place: fstab, boot menu, host name, machine id
+    FixUp {
+        #[command(flatten)]
+        slot: SlotArgs,
+        /// Host name that the system gets
+        #[arg(long, value_name = "NAME")]
+        hostname: String,
+    },
+    /// Write the boot loaders of the disk and of a slot; from here on the slot can be started
+    BootCode {
+        #[command(flatten)]
+        slot: SlotArgs,
+        /// Directory with boot.img, mbr-core.img and slot-core.img, as the RAM image has it
+        #[arg(long, value_name = "DIR", default_value = LOADERS)]
+        loaders: PathBuf,
+    },
+    /// Make a slot the one that the disk starts
+    Activate {
+        #[command(flatten)]
+        slot: SlotArgs,
+    },
+    /// Write one partition of an image to any partition or into a file, exactly as it was saved
+    ///
+    /// Refused always where the target is in use, and without --yes where it is not blank.
     Restore(restore::Restore),
+    /// Compare a partition or file with one partition of an image
+    ///
+    /// A slot differs from its image once it was adapted and got its boot code.
+    Verify(verify::Verify),
+}
+
+/// What may be lost.
+#[derive(Debug, Args)]
+struct Leave {
+    /// Destroy what is there
+    #[arg(long)]
+    yes: bool,
+    /// Show what would be lost, and write nothing (a damaged boot partition is repaired all the same)
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Reads the arguments and does as they say. Results go to standard output, all else to standard
 /// error. Exit codes: 0 done, 1 failed, 2 usage.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let Cli { command } = Cli::parse();
     crate::console::start(None);
-    let done = match cli.command {
-        Command::Scan => scan::scan(),
-        Command::Probe { device } => scan::probe(&device),
-        Command::Restore(restore) => restore.run(),
-    };
-    match done {
+    let machine = Machine::this(match &command {
+        Command::BootCode { loaders, .. } => loaders,
+        _ => Path::new(LOADERS),
+    });
+    match command.run(&machine) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+impl Command {
+    fn run(&self, machine: &Machine) -> anyhow::Result<()> {
+        match self {
+            Self::Scan => scan::scan(),
+            Self::Probe { device } => scan::probe(device),
+            Self::Partition { disk, leave } => stage::partition(disk, leave, machine),
+            Self::Format { disk, leave } => stage::format(disk, leave, machine),
+            Self::Clear { slot, image, leave } => stage::clear(slot, image, leave, machine),
+            Self::Fill { slot, image } => stage::fill(slot, image, machine),
+            Self::FixUp { slot, hostname } => stage::fix_up(slot, hostname, machine),
+            Self::BootCode { slot, .. } => stage::boot_code(slot, machine),
+            Self::Activate { slot } => stage::activate(slot, machine),
+            Self::Restore(restore) => restore.run(),
+            Self::Verify(verify) => verify.run(),
         }
     }
 }

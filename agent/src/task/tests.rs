@@ -6,3 +6,5 @@ mod filesystems;
 mod interrupted;
 mod refused;
 pub(crate) mod rig;
+
+pub(crate) use filesystems::xfs;

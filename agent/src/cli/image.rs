@@ -1,0 +1,190 @@
+//! One partition of an image in a directory, a piece at a time: a revision of ours, or whatever
+//! Clonezilla has saved.
+
+use anyhow::Context;
+use clap::Args;
+use metalcast_formats::{
+    chunk::{self, Chunks, PlainChunk},
+    clonezilla::Directory,
+    partclone::Reader,
+    stream,
+};
+use metalcast_shared::{
+    codec,
+    manifest::{MAX_ROOT_BYTES, Manifest, Partition, Run, SignedManifest},
+};
+use std::{
+    fs::File,
+    io::Read,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
+
+/// What makes a directory a revision of ours; both lie beside the Clonezilla image.
+pub(super) const MANIFEST_FILE: &str = "metalcast.manifest";
+pub(super) const PAGES_FILE: &str = "metalcast.pages";
+
+/// Room for the signature around a root.
+const SIGNED_BYTES: usize = MAX_ROOT_BYTES + 1024;
+
+/// Which image.
+#[derive(Debug, Args)]
+pub(super) struct ImageArgs {
+    /// Directory that Clonezilla saved, or of a revision in the controller's store
+    #[arg(long, value_name = "DIR")]
+    pub(super) image: PathBuf,
+    /// Which of its partitions, such as sda1
+    #[arg(long, value_name = "NAME")]
+    pub(super) partition: String,
+}
+
+/// One partition of an image, opened.
+pub(super) struct Image {
+    /// What the image is called.
+    pub(super) name: String,
+    /// partclone's name of the filesystem.
+    pub(super) filesystem: String,
+    /// How large a partition it needs.
+    pub(super) device_bytes: u64,
+    source: Source,
+}
+
+enum Source {
+    Revision { partition: Partition, pages: File, frames: File },
+    Clonezilla { chunks: Chunks<Box<dyn Read + Send>>, block_bytes: u32 },
+}
+
+/// Used blocks with their place in the partition.
+pub(super) struct Piece {
+    /// First byte of the range that they lie in.
+    pub(super) start: u64,
+    block_bytes: u32,
+    runs: Vec<Run>,
+    /// The blocks, one behind the other.
+    pub(super) data: Vec<u8>,
+}
+
+impl Piece {
+    /// Where they lie: offset and length in bytes.
+    pub(super) fn extents(&self) -> impl Iterator<Item = (u64, usize)> + '_ {
+        let block = u64::from(self.block_bytes);
+        let extent = move |run: &Run| {
+            (self.start + u64::from(run.start) * block, run.count as usize * block as usize)
+        };
+        self.runs.iter().map(extent)
+    }
+}
+
+impl ImageArgs {
+    /// Opens it; what it is too damaged for is found here, what else is damaged on the way.
+    pub(super) fn open(&self) -> anyhow::Result<Image> {
+        let open = match self.image.join(MANIFEST_FILE).exists() {
+            true => self.open_revision(),
+            false => self.open_clonezilla(),
+        };
+        open.with_context(|| format!("opening image {}", self.image.display()))
+    }
+
+    fn open_revision(&self) -> anyhow::Result<Image> {
+        let bytes =
+            std::fs::read(self.image.join(MANIFEST_FILE)).context("reading the manifest")?;
+        let signed: SignedManifest = codec::decode(&bytes, SIGNED_BYTES)?;
+        let manifest = Manifest::decode(&signed.root)?;
+        let names = manifest.partitions.iter().map(|partition| partition.name.as_str());
+        let partition =
+            manifest.partition(&self.partition).with_context(|| self.no_partition(names))?.clone();
+        let open = |name: &str| {
+            File::open(self.image.join(name)).with_context(|| format!("opening its file {name}"))
+        };
+        Ok(Image {
+            name: manifest.revision.to_string(),
+            filesystem: partition.filesystem.clone(),
+            device_bytes: partition.device_bytes,
+            source: Source::Revision {
+                pages: open(PAGES_FILE)?,
+                frames: open(&partition.file)?,
+                partition,
+            },
+        })
+    }
+
+    fn open_clonezilla(&self) -> anyhow::Result<Image> {
+        let directory = Directory::open(&self.image)?;
+        let names = directory.partitions.iter().map(|partition| partition.name.as_str());
+        let image = directory
+            .partitions
+            .iter()
+            .find(|partition| partition.name == self.partition)
+            .with_context(|| self.no_partition(names))?;
+        let opened = stream::open(image.pieces.clone(), image.compression)?;
+        let reader = Reader::open(opened.stream)?;
+        let (block_bytes, device_bytes) =
+            (reader.header().block_bytes, reader.header().device_bytes);
+        Ok(Image {
+            name: base_name(&directory.path),
+            filesystem: image.filesystem.clone(),
+            device_bytes,
+            source: Source::Clonezilla { chunks: Chunks::new(reader)?, block_bytes },
+        })
+    }
+
+    fn no_partition<'n>(&self, names: impl Iterator<Item = &'n str>) -> String {
+        let names: Vec<&str> = names.collect();
+        format!("it has no partition {}; there are {}", self.partition, names.join(", "))
+    }
+}
+
+fn base_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+impl Image {
+    /// Hands over all of it, in ascending order. Each piece was held against the image's own
+    /// checksums.
+    pub(super) fn each(
+        self,
+        mut take: impl FnMut(Piece) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        match self.source {
+            Source::Revision { partition, pages, frames } => {
+                for number in 0..partition.pages.len() {
+                    for piece in page(&partition, number, &pages, &frames)? {
+                        take(piece?)?;
+                    }
+                }
+                Ok(())
+            }
+            Source::Clonezilla { mut chunks, block_bytes } => {
+                let range = u64::from(chunks.chunk_blocks()) * u64::from(block_bytes);
+                while let Some(chunk) = chunks.next_chunk().context("reading the image")? {
+                    let PlainChunk { index, runs, data } = chunk;
+                    take(Piece { start: u64::from(index) * range, block_bytes, runs, data })?;
+                }
+                chunks.finish().context("reading the image's end")
+            }
+        }
+    }
+}
+
+/// The pieces of one page of a revision.
+fn page(
+    partition: &Partition,
+    number: usize,
+    pages: &File,
+    frames: &File,
+) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Piece>>> {
+    let mut bytes = vec![0; partition.pages[number].bytes as usize];
+    pages
+        .read_exact_at(&mut bytes, partition.pages[number].offset)
+        .with_context(|| format!("reading page {number} of the image"))?;
+    let page = partition.decode_page(number, &bytes)?;
+    Ok(page.chunks.into_iter().map(move |entry| {
+        let mut frame = vec![0; entry.frame_bytes as usize];
+        frames
+            .read_exact_at(&mut frame, entry.offset)
+            .with_context(|| format!("reading chunk {} of the image", entry.index))?;
+        let data = chunk::open(&frame, &entry, partition)?;
+        let (start, block_bytes) = (partition.range_start(&entry), partition.block_bytes);
+        Ok(Piece { start, block_bytes, runs: entry.runs, data })
+    }))
+}
