@@ -11,6 +11,11 @@ use metalcast_shared::disk::Disk;
 use metalcast_shared::inventory::{Firmware, Inventory};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
+
+/// How long looking at all disks may take. A sick disk may need minutes for a sector, and the node has
+/// to be heard of all the same.
+const LOOK_LIMIT: Duration = Duration::from_secs(20);
 
 /// Reads the inventory of this machine. What cannot be read is left empty.
 pub fn collect() -> Inventory {
@@ -26,13 +31,7 @@ pub fn collect() -> Inventory {
         cpu_cores: count(sysinfo::System::physical_core_count().unwrap_or(0)),
         cpu_threads: count(system.cpus().len()),
         memory_bytes: system.total_memory(),
-        disks: disks::read(sys)
-            .into_iter()
-            .map(|disk| Disk {
-                contents: contents::read(sys, Path::new("/dev"), &disk.name),
-                ..disk
-            })
-            .collect(),
+        disks: contents::of_all(disks::read(sys), sys, Path::new("/dev"), LOOK_LIMIT),
         nics: nics::read(sys, bootif),
         smbios: smbios::read(sys),
         firmware: firmware(sys),

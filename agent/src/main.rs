@@ -9,6 +9,7 @@ use metalcast_agent::{
     task::Machine,
 };
 use metalcast_shared::to_controller::Phase;
+use metalcast_sys::reboot;
 use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 /// Threads of the network's runtime; TLS is their work, disks have threads of their own.
@@ -19,6 +20,9 @@ const READ_TIME: Duration = Duration::from_secs(1);
 
 /// After a refusal only a new netboot helps, but not at once: someone may have to decide.
 const AFTER_REFUSAL: Duration = Duration::from_secs(30);
+
+/// How long disks may take to write out what is cached, and the kernel to shut its devices down.
+const DISK_LIMIT: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     if !init::is_pid1() {
@@ -36,10 +40,22 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whatever state the disks are in: it ends with a restart.
 fn restart(text: &str, pause: Duration) -> ! {
     init::console::line(text);
     std::thread::sleep(pause);
-    let refused = metalcast_sys::reboot::restart();
+    if !reboot::sync_within(DISK_LIMIT) {
+        let seconds = DISK_LIMIT.as_secs();
+        init::console::line(&format!("a disk did not take what is cached in {seconds} s"));
+    }
+    std::thread::spawn(|| {
+        std::thread::sleep(DISK_LIMIT);
+        init::console::line("the kernel does not come to its end; resetting");
+        if let Err(error) = reboot::reset() {
+            init::console::line(&format!("{:#}", anyhow::Error::new(error)));
+        }
+    });
+    let refused = reboot::restart();
     init::fail(&anyhow::Error::new(refused))
 }
 

@@ -2,7 +2,7 @@
 //! address with a token that is good for one report, readable by root alone.
 
 use crate::disk::Root;
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use metalcast_shared::boot::ReportConfig;
 
 #[cfg(test)]
@@ -23,10 +23,15 @@ const SYSTEMD: [&str; 3] =
 /// Most bytes of an address or token.
 const MAX_TEXT_BYTES: usize = 4096;
 
-/// Makes the system on `root` report in; says what was done.
+/// Whether the system on `root` can be made to report in.
+pub fn can_report(root: &Root) -> bool {
+    SYSTEMD.iter().any(|file| root.exists(file))
+}
+
+/// Makes the system on `root` report in, where that is possible; says what was done.
 pub fn install(root: &Root, config: &ReportConfig) -> anyhow::Result<Vec<String>> {
-    if !SYSTEMD.iter().any(|file| root.exists(file)) {
-        bail!("the system has no systemd to report at its start; deploy it with --report none");
+    if !can_report(root) {
+        return Ok(vec!["the system has no systemd and cannot report that it is up".into()]);
     }
     let text = config_text(config)?;
     root.create(SCRIPT_FILE, SCRIPT.as_bytes(), 0o755)?;

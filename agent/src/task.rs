@@ -62,10 +62,10 @@ pub fn deploy(
     step(context, Step::Transfer, |log| transfer::run(&image, &target, source, log))?;
     step(context, Step::Verify, |log| verify::run(&image, &target, source, log))?;
     step(context, Step::FirstBlocks, |log| first_blocks::run(&image, &target, source, log))?;
-    step(context, Step::FixUp, |log| fix_up::run(&image.system(), &target, log))?;
+    let reports = step(context, Step::FixUp, |log| fix_up::run(&image.system(), &target, log))?;
     step(context, Step::BootCode, |log| boot_code::run(image.family, &target, log))?;
     step(context, Step::Activate, |log| activate::run(&target, log))?;
-    context.event(TaskEvent::Done);
+    context.event(TaskEvent::Done { reports });
     Ok(())
 }
 
@@ -73,7 +73,7 @@ pub fn deploy(
 pub fn select_slot(select: &SelectSlot, context: &Context<'_>) -> Result<(), Stopped> {
     let target = step(context, Step::CheckDisk, |log| check_disk::select(select, log))?;
     step(context, Step::Activate, |log| activate::run(&target, log))?;
-    context.event(TaskEvent::Done);
+    context.event(TaskEvent::Done { reports: false });
     Ok(())
 }
 

@@ -214,11 +214,6 @@ impl Config {
         })
     }
 
-    /// The layout of this name.
-    pub fn layout(&self, name: &str) -> Option<&Layout> {
-        self.layouts.iter().find(|layout| layout.name == name)
-    }
-
     /// Where deployed systems report, `http://10.77.0.1:80/report`.
     pub fn report_url(&self) -> String {
         format!("http://{}:{}/report", self.network.address, self.network.http_port)

@@ -71,7 +71,10 @@ pub enum TaskEvent {
         millis: u64,
     },
     /// All steps ended well.
-    Done,
+    Done {
+        /// Whether the deployed system was made to report that it is up.
+        reports: bool,
+    },
     /// A step failed, and with it the task.
     Failed {
         /// Which, if the task got that far.
@@ -151,7 +154,7 @@ pub fn fold<'e>(events: impl IntoIterator<Item = &'e TaskEvent>) -> Vec<StepView
                     view.state = StepState::Failed(cause.clone());
                 }
             }
-            TaskEvent::Done | TaskEvent::Failed { step: None, .. } => {}
+            TaskEvent::Done { .. } | TaskEvent::Failed { step: None, .. } => {}
         }
     }
     views
@@ -170,7 +173,7 @@ mod tests {
             TaskEvent::Failed { step: Some(step), cause: "link down".into() },
             TaskEvent::StepStarted { step },
             TaskEvent::StepDone { step, millis: 12 },
-            TaskEvent::Done,
+            TaskEvent::Done { reports: true },
         ];
         let view = |state| StepView { step, state, notes: Vec::new() };
         assert_eq!(fold(&events[..3])[0].state, StepState::Failed("link down".into()));

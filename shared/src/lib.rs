@@ -5,6 +5,7 @@
 //! a variant or struct holds never changes; `tests/golden.rs` holds the bytes of every version.
 
 pub mod boot;
+pub mod close;
 pub mod codec;
 pub mod disk;
 pub mod event;
@@ -13,6 +14,7 @@ pub mod id;
 pub mod inventory;
 pub mod layout;
 pub mod manifest;
+pub mod node_set;
 pub mod to_agent;
 pub mod to_controller;
 pub mod transfer;

@@ -182,7 +182,7 @@ fn to_controller(book: &mut Book) {
         ("event.started", TaskEvent::StepStarted { step }),
         ("event.note", TaskEvent::StepNote { step, text: "n".into() }),
         ("event.step-done", TaskEvent::StepDone { step, millis: 12 }),
-        ("event.done", TaskEvent::Done),
+        ("event.done", TaskEvent::Done { reports: true }),
         ("event.failed", TaskEvent::Failed { step: Some(step), cause: "c".into() }),
     ] {
         book.add(name, &ToController::Event { task: task(), event: Numbered { number: 1, what } });

@@ -6,6 +6,7 @@ mod cargo;
 mod check;
 mod dist;
 mod floors;
+mod fuzz;
 mod initramfs;
 mod lab;
 mod root;
@@ -38,6 +39,8 @@ enum Task {
     Initramfs(agent::Options),
     /// Deploy a real image to a blank emulated machine and show how long each phase takes (likewise)
     Lab(lab::Options),
+    /// Throw damaged and made-up bytes at every parser, under libFuzzer
+    Fuzz(fuzz::Options),
     /// Gather what is shipped under target/dist
     Dist(agent::Options),
 }
@@ -70,6 +73,7 @@ fn run(task: Task) -> anyhow::Result<()> {
             dist::ram_image(&options).map(|dir| println!("{}", dir.display()))
         }
         Task::Lab(options) => lab::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Dist(options) => dist::run(&options),
     }
 }

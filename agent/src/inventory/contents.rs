@@ -4,10 +4,14 @@
 
 use super::number;
 use metalcast_formats::probe::{Contents, probe};
-use metalcast_shared::disk::Content;
+use metalcast_shared::disk::{Content, Disk};
 use metalcast_sys::block::SECTOR_BYTES;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The kernel shows an extended partition as its first KiB, or first sector where that is larger;
 /// what is in it are partitions of their own.
@@ -15,9 +19,45 @@ const EXTENDED_SECTORS: u64 = 8;
 /// More partitions of one disk are not looked at: each costs two MiB of reading.
 const PARTITION_LIMIT: usize = 256;
 
+/// Disks that a look has not come back from yet.
+static LOOKED_AT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// The disks with what is on them, all looked at at the same time and at most for `limit`.
+pub(super) fn of_all(disks: Vec<Disk>, sys: &Path, dev: &Path, limit: Duration) -> Vec<Disk> {
+    let looks: Vec<(Disk, Option<Receiver<Vec<Content>>>)> =
+        disks.into_iter().map(|disk| (disk.clone(), begin(&disk.name, sys, dev))).collect();
+    let deadline = Instant::now() + limit;
+    let finish = |(disk, look): (Disk, Option<Receiver<Vec<Content>>>)| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let contents = look.and_then(|look| look.recv_timeout(left).ok()).unwrap_or_else(|| {
+            tracing::warn!("disk {} does not answer within {limit:?}", disk.name);
+            vec![Content { partition: None, what: "does not answer".into(), bytes: disk.bytes }]
+        });
+        Disk { contents, ..disk }
+    };
+    looks.into_iter().map(finish).collect()
+}
+
+/// Looks at a disk in a thread of its own; `None` while an earlier look has not come back.
+fn begin(name: &str, sys: &Path, dev: &Path) -> Option<Receiver<Vec<Content>>> {
+    let looked_at = || LOOKED_AT.lock().unwrap_or_else(PoisonError::into_inner);
+    if !looked_at().insert(name.to_owned()) {
+        return None;
+    }
+    let (result, look) = channel();
+    let (name, sys, dev) = (name.to_owned(), sys.to_owned(), dev.to_owned());
+    std::thread::spawn(move || {
+        let contents = read(&sys, &dev, &name);
+        looked_at().remove(&name);
+        // Nobody may be waiting any more.
+        let _ = result.send(contents);
+    });
+    Some(look)
+}
+
 /// Everything recognised on the disk `name`, itself first, then its partitions by number. Blank ones
 /// are left out; one that cannot be read is not taken for blank.
-pub(super) fn read(sys: &Path, dev: &Path, name: &str) -> Vec<Content> {
+fn read(sys: &Path, dev: &Path, name: &str) -> Vec<Content> {
     let dir = sys.join("block").join(name);
     let bytes = number::<u64>(&dir.join("size")).unwrap_or(0).saturating_mul(SECTOR_BYTES);
     let mut disk = match File::open(dev.join(name)) {
@@ -69,7 +109,6 @@ mod tests {
     use metalcast_sys::block::{BlockDevice, OpenMode, Partition};
     use metalcast_sys::loopdev::{LoopDevice, Options};
     use std::process::Command;
-    use std::time::Duration;
 
     #[test]
     fn a_filesystem_in_a_partition_is_named_and_blank_ones_are_not() {
@@ -95,6 +134,39 @@ mod tests {
         assert!(found.what.starts_with("ext4 \"slot\" "), "{}", found.what);
         drop(block);
         device.close().unwrap();
+    }
+
+    /// Opening a pipe that nobody writes to takes for ever.
+    #[test]
+    fn a_disk_that_does_not_answer_is_shown_as_such() {
+        let dev = tempfile::tempdir().unwrap();
+        let mkfifo = Command::new("mkfifo").arg(dev.path().join("stuck")).status();
+        assert!(mkfifo.unwrap().success());
+        File::create(dev.path().join("sound")).unwrap();
+        let sys = tempfile::tempdir().unwrap();
+        let disk = |name: &str| Disk {
+            name: name.into(),
+            serial: None,
+            wwn: None,
+            model: None,
+            bytes: 0,
+            logical_sector: 512,
+            physical_sector: 512,
+            rotational: false,
+            transport: None,
+            contents: Vec::new(),
+        };
+        let look = |limit| {
+            let disks = vec![disk("stuck"), disk("sound")];
+            let disks = of_all(disks, sys.path(), dev.path(), limit);
+            disks.iter().map(|disk| disk.contents.first().map(|it| it.what.clone())).collect()
+        };
+        let found: Vec<Option<String>> = look(Duration::from_millis(300));
+        assert_eq!(found, [Some("does not answer".into()), None]);
+        let started = Instant::now();
+        let again: Vec<Option<String>> = look(Duration::from_secs(60));
+        assert_eq!(again, found);
+        assert!(started.elapsed() < Duration::from_secs(30), "no second thread waits for it");
     }
 
     #[test]

@@ -136,7 +136,14 @@ fn what_a_shell_would_run_is_refused() {
         let config = ReportConfig { url: url.into(), token: token.into() };
         assert!(install(&system.root, &config).is_err(), "{url} {token}");
     }
+}
+
+#[test]
+fn a_system_without_systemd_stays_as_it_is() {
+    let system = system();
     std::fs::remove_file(system.dir.path().join("usr/lib/systemd/systemd")).unwrap();
-    let error = install(&system.root, &config(80)).unwrap_err();
-    assert!(error.to_string().contains("--report none"), "{error}");
+    assert!(!can_report(&system.root));
+    let told = install(&system.root, &config(80)).unwrap();
+    assert!(told[0].contains("has no systemd"), "{told:?}");
+    assert!(!system.root.exists(UNIT_FILE) && !system.root.exists(CONFIG_FILE));
 }

@@ -4,6 +4,7 @@
 use anyhow::Context;
 use metalcast_shared::{
     boot::BootConfig,
+    close,
     version::{ALPN, SERVER_NAME},
 };
 use quinn::{
@@ -39,7 +40,7 @@ const WINDOW: u32 = 8 << 20;
 const CERTIFICATE_ALERTS: [u8; 9] = [42, 43, 44, 45, 46, 48, 49, 51, 116];
 
 /// Codes with which a controller closes: no certificate that names a node; superseded.
-const UNWANTED_CODES: [u64; 2] = [3, 4];
+const UNWANTED_CODES: [u32; 2] = [close::NO_CERTIFICATE, close::SUPERSEDED];
 
 /// Who we are, once the controller has said so.
 #[derive(Debug)]
@@ -131,7 +132,7 @@ impl Connector {
 
     /// Ends a connection and waits until that is sent.
     pub(super) async fn close(&self, connection: &Connection) {
-        connection.close(0u32.into(), b"restarting");
+        connection.close(close::DONE.into(), b"restarting");
         let endpoint = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(endpoint) = endpoint {
             let _ = tokio::time::timeout(CLOSE_LIMIT, endpoint.wait_idle()).await;
@@ -188,7 +189,8 @@ pub(super) fn refusal(error: &anyhow::Error) -> Option<Refusal> {
 pub(super) fn is_unwanted(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| match cause.downcast_ref::<ConnectionError>() {
         Some(ConnectionError::ApplicationClosed(close)) => {
-            UNWANTED_CODES.contains(&close.error_code.into_inner())
+            let code = close.error_code.into_inner();
+            UNWANTED_CODES.iter().any(|unwanted| u64::from(*unwanted) == code)
         }
         _ => false,
     })

@@ -8,6 +8,7 @@ use super::{
 use anyhow::Context;
 use metalcast_shared::{
     boot::BootConfig,
+    close,
     codec::MAX_MESSAGE_BYTES,
     inventory::Fingerprint,
     to_agent::EnrolReply,
@@ -66,6 +67,6 @@ async fn ask(
     wire::send(&mut send, &Open::Enrol(enrol.clone())).await?;
     send.finish()?;
     let reply = wire::receive(&mut receive, MAX_MESSAGE_BYTES).await?;
-    connection.close(0u32.into(), b"enrolled");
+    connection.close(close::DONE.into(), b"enrolled");
     Ok(reply)
 }

@@ -154,7 +154,7 @@ mod tests {
         for _ in 0..2 * MAX_EVENTS {
             outbox.push(task(1), Report::Event(TaskEvent::StepNote { step, text: "x".into() }));
         }
-        outbox.push(task(1), Report::Event(TaskEvent::Done));
+        outbox.push(task(1), Report::Event(TaskEvent::Done { reports: true }));
         let events = outbox.events();
         assert_eq!(events.len(), MAX_EVENTS + 1);
         assert_eq!(numbers(&events).last(), Some(&(1, MAX_EVENTS as u32 + 1)));

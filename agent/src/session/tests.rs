@@ -70,7 +70,7 @@ async fn until_end(
     loop {
         if let Seen::Message(ToController::Event { event, .. }) = controller.next().await {
             each(controller, event.number, &event.what);
-            if matches!(event.what, TaskEvent::Done | TaskEvent::Failed { .. }) {
+            if matches!(event.what, TaskEvent::Done { .. } | TaskEvent::Failed { .. }) {
                 return event.what;
             }
         }
@@ -113,7 +113,7 @@ async fn a_deployment_survives_lost_connections_and_spoiled_chunks() {
                 if number % 3 == 0 {
                     controller.tell(ToAgent::Ack { task: task.id, number });
                 }
-                if matches!(end, TaskEvent::Done | TaskEvent::Failed { .. }) {
+                if matches!(end, TaskEvent::Done { .. } | TaskEvent::Failed { .. }) {
                     break end;
                 }
             }
@@ -121,7 +121,7 @@ async fn a_deployment_survives_lost_connections_and_spoiled_chunks() {
             Seen::Message(_) => {}
         }
     };
-    assert_eq!(end, TaskEvent::Done);
+    assert_eq!(end, TaskEvent::Done { reports: true });
     assert_eq!(hellos, [Some(task.id), Some(task.id)], "the task went on");
     let last = *events.last().unwrap();
     assert!((1..=last).all(|number| events.contains(&number)), "{events:?}");

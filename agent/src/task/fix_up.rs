@@ -44,29 +44,33 @@ impl Ids {
     }
 }
 
-pub(super) fn run(system: &System<'_>, target: &Target, log: &StepLog<'_>) -> anyhow::Result<()> {
+/// Returns whether the system will report that it is up.
+pub(super) fn run(system: &System<'_>, target: &Target, log: &StepLog<'_>) -> anyhow::Result<bool> {
     let ids = ids(system, target, log)?;
     let mounted = system::mount(system, target, log)
         .with_context(|| format!("mounting slot {}", target.slot.number))?;
     let outcome = adapt(system, &mounted.root()?, &ids, log);
     // Also after a failure: what was changed is written, and nothing stays mounted.
     let closed = mounted.close();
-    outcome?;
+    let reports = outcome?;
     closed?;
-    target.open(log)?.drop_caches()
+    target.open(log)?.drop_caches()?;
+    Ok(reports)
 }
 
-fn adapt(system: &System<'_>, root: &Root, ids: &Ids, log: &StepLog<'_>) -> anyhow::Result<()> {
+fn adapt(system: &System<'_>, root: &Root, ids: &Ids, log: &StepLog<'_>) -> anyhow::Result<bool> {
     let fix_up = &system.fix_up;
     sub_step("fstab", log, || fstab::run(root, ids))?;
     sub_step("boot-config", log, || boot_config::run(root, ids))?;
     sub_step("machine-id", log, || identity::machine_id(root))?;
     sub_step("hostname", log, || identity::hostname(root, &fix_up.hostname))?;
     sub_step("grub-pc", log, || grub_pc::run(root))?;
-    sub_step("report-unit", log, || match &fix_up.report {
+    let report = fix_up.report.as_ref();
+    sub_step("report-unit", log, || match report {
         Some(config) => report::install(root, config),
         None => report::remove(root),
-    })
+    })?;
+    Ok(report.is_some() && report::can_report(root))
 }
 
 /// Runs a sub-step and notes what it changed; it fails under its name.

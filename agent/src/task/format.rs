@@ -18,7 +18,7 @@ pub(super) fn run(target: &Target, log: &StepLog<'_>) -> anyhow::Result<()> {
     match target.boot {
         BootState::Ours => log.note("boot partition kept"),
         BootState::ToBeFormatted => {
-            make_boot(&target.node(target.plan.boot().number, log)?)?;
+            make_boot(&target.node(target.plan.boot().number, log)?, log)?;
             log.note(format!("boot partition {} formatted", target.plan.boot().number));
         }
     }
@@ -30,9 +30,9 @@ pub(super) fn run(target: &Target, log: &StepLog<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn make_boot(node: &Path) -> anyhow::Result<()> {
+fn make_boot(node: &Path, log: &StepLog<'_>) -> anyhow::Result<()> {
     let lazy = "lazy_itable_init=0,lazy_journal_init=0,nodiscard";
-    tools::run("mke2fs", &["-q", "-F", "-t", "ext4", "-O", FEATURES, "-E", lazy], node)?;
+    tools::run("mke2fs", &["-q", "-F", "-t", "ext4", "-O", FEATURES, "-E", lazy], node, log)?;
     // The label says that it is ours and whole, so it comes last.
-    Ok(tools::run("tune2fs", &["-L", BOOT_LABEL], node)?)
+    tools::run("tune2fs", &["-L", BOOT_LABEL], node, log)
 }

@@ -247,7 +247,7 @@ impl Target {
         BootPartition::open(&node, access, run_dir).or_else(|error| {
             log.note(format!("the boot partition is damaged and is repaired: {error:#}"));
             // It refuses what is mounted.
-            tools::repair_ext(&node)?;
+            tools::repair_ext(&node, log)?;
             BootPartition::open(&node, access, run_dir)
         })
     }

@@ -1,5 +1,7 @@
 //! Programs of the RAM image that a step starts.
 
+use super::StepLog;
+use anyhow::Context;
 use metalcast_sys::child::{self, ChildError, Limits};
 use std::{path::Path, process::Command, time::Duration};
 
@@ -9,18 +11,43 @@ const LIMITS: Limits = Limits { time: Duration::from_secs(1800), output_bytes: 6
 /// Process 1 is given no search path.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Runs a program on a device.
-pub(super) fn run(program: &str, arguments: &[&str], device: &Path) -> Result<(), ChildError> {
-    let mut command = Command::new(program);
-    command.env("PATH", SEARCH_PATH).env("LC_ALL", "C").args(arguments).arg(device);
-    child::run(command, &[], LIMITS).map(drop)
+/// Runs a program on a device. A task that is to stop kills it: what it was to mend or make is not
+/// startable, and made anew the next time.
+pub(super) fn run(
+    program: &str,
+    arguments: &[&str],
+    device: &Path,
+    log: &StepLog<'_>,
+) -> anyhow::Result<()> {
+    start(program, arguments, device, log).map(drop).or_else(|error| failed(error, log))
 }
 
-/// Repairs an ext2/3/4, also where that costs files.
-pub(super) fn repair_ext(node: &Path) -> Result<(), ChildError> {
-    match run("e2fsck", &["-f", "-y"], node) {
+/// Repairs an ext2/3/4, also where that costs files. An image of a running system needs it as well.
+pub(super) fn repair_ext(node: &Path, log: &StepLog<'_>) -> anyhow::Result<()> {
+    match start("e2fsck", &["-f", "-y"], node, log) {
         // e2fsck(8): 1 says that errors were corrected.
         Err(error @ ChildError::Failed { .. }) if error.code() == Some(1) => Ok(()),
-        other => other,
+        other => other.map(drop).or_else(|error| failed(error, log)),
+    }
+}
+
+fn start(
+    program: &str,
+    arguments: &[&str],
+    device: &Path,
+    log: &StepLog<'_>,
+) -> Result<child::Output, ChildError> {
+    let mut command = Command::new(program);
+    command.env("PATH", SEARCH_PATH).env("LC_ALL", "C").args(arguments).arg(device);
+    child::run_unless(command, &[], LIMITS, &|| log.check_cancel().is_err())
+}
+
+/// Why the task stops is more to the point than what it stopped.
+fn failed(error: ChildError, log: &StepLog<'_>) -> anyhow::Result<()> {
+    match (log.check_cancel(), error) {
+        (Err(cancelled), ChildError::Stopped { command }) => {
+            Err(cancelled).with_context(|| format!("`{command}` was stopped"))
+        }
+        (_, error) => Err(error.into()),
     }
 }

@@ -148,7 +148,7 @@ fn describe(event: &JobEvent) -> Option<String> {
             Some(format!("{step} done in {}", span(i64::try_from(*millis).unwrap_or(i64::MAX))))
         }
         // The state that follows says the same.
-        Noted::Agent(TaskEvent::Done | TaskEvent::Failed { .. }) => None,
+        Noted::Agent(TaskEvent::Done { .. } | TaskEvent::Failed { .. }) => None,
     }
 }
 

@@ -23,7 +23,8 @@ fn the_least_that_must_be_written_gives_the_documented_defaults() {
     assert_eq!(server.lease, Duration::from_secs(3600));
     assert_eq!(server.router_solicitations, RouterSolicitations::Answered);
     assert_eq!(config.nodes.reenrol, Reenrol::Expected);
-    assert_eq!(config.layout("centmesh").unwrap().slots, 21);
+    let layout = config.layouts.iter().find(|layout| layout.name == "centmesh");
+    assert_eq!(layout.unwrap().slots, 21);
     assert_eq!(config.report_url(), "http://10.77.0.1:80/report");
 }
 

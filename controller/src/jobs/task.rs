@@ -77,11 +77,15 @@ pub enum TaskState {
     WorkDone {
         /// When the restart was ordered first.
         ordered: i64,
+        /// How it ends well.
+        finish: Finish,
     },
     /// The agent is gone, the machine restarts.
     Rebooting {
         /// When the restart was ordered first.
         ordered: i64,
+        /// How it ends well.
+        finish: Finish,
     },
     /// The machine was sent to its disk, its system has to report.
     AwaitingReport {
@@ -151,7 +155,10 @@ pub enum TaskEvent {
     /// The agent began, or goes on.
     Progressed,
     /// The agent did all steps.
-    WorkDone,
+    WorkDone {
+        /// How the task ends well.
+        finish: Finish,
+    },
     /// A step failed.
     WorkFailed {
         /// Why, in one sentence.
@@ -199,12 +206,12 @@ impl Life {
 }
 
 /// The life and the effects that follow from an event at `now`.
-pub fn step(life: &Life, event: &TaskEvent, finish: Finish, now: i64) -> (Life, Vec<TaskEffect>) {
+pub fn step(life: &Life, event: &TaskEvent, now: i64) -> (Life, Vec<TaskEffect>) {
     match event {
         TaskEvent::AgentReady { boot, holding } => agent_ready(life, *boot, *holding, now),
         TaskEvent::AgentGone => match &life.state {
-            TaskState::WorkDone { ordered } => {
-                life.to(TaskState::Rebooting { ordered: *ordered }, vec![])
+            TaskState::WorkDone { ordered, finish } => {
+                life.to(TaskState::Rebooting { ordered: *ordered, finish: *finish }, vec![])
             }
             TaskState::Waiting { .. }
             | TaskState::HandedOut { .. }
@@ -216,14 +223,16 @@ pub fn step(life: &Life, event: &TaskEvent, finish: Finish, now: i64) -> (Life, 
             | TaskState::Failed { .. }
             | TaskState::Cancelled { .. } => life.stay(),
         },
-        TaskEvent::Progressed | TaskEvent::WorkDone | TaskEvent::WorkFailed { .. } => {
+        TaskEvent::Progressed | TaskEvent::WorkDone { .. } | TaskEvent::WorkFailed { .. } => {
             agent_said(life, event, now)
         }
         TaskEvent::SentToDisk => match &life.state {
-            TaskState::WorkDone { .. } | TaskState::Rebooting { .. } => match finish {
-                Finish::Report => life.to(TaskState::AwaitingReport { since: now }, vec![]),
-                Finish::LocalBoot => life.to(TaskState::Done { confirmed: false }, vec![]),
-            },
+            TaskState::WorkDone { finish, .. } | TaskState::Rebooting { finish, .. } => {
+                match finish {
+                    Finish::Report => life.to(TaskState::AwaitingReport { since: now }, vec![]),
+                    Finish::LocalBoot => life.to(TaskState::Done { confirmed: false }, vec![]),
+                }
+            }
             TaskState::Waiting { .. }
             | TaskState::HandedOut { .. }
             | TaskState::Running { .. }
@@ -283,8 +292,9 @@ fn agent_ready(life: &Life, boot: BootId, holding: Holding, now: i64) -> (Life, 
             }
         }
         // The order got lost, or the machine came back into the RAM image.
-        TaskState::WorkDone { ordered } | TaskState::Rebooting { ordered } => {
-            life.to(TaskState::WorkDone { ordered: *ordered }, vec![TaskEffect::OrderReboot])
+        TaskState::WorkDone { ordered, finish } | TaskState::Rebooting { ordered, finish } => {
+            let state = TaskState::WorkDone { ordered: *ordered, finish: *finish };
+            life.to(state, vec![TaskEffect::OrderReboot])
         }
         TaskState::AwaitingReport { .. } => (life.clone(), vec![TaskEffect::OrderReboot]),
         TaskState::Done { .. } | TaskState::Failed { .. } | TaskState::Cancelled { .. } => {
@@ -294,15 +304,14 @@ fn agent_ready(life: &Life, boot: BootId, holding: Holding, now: i64) -> (Life, 
 }
 
 fn agent_said(life: &Life, event: &TaskEvent, now: i64) -> (Life, Vec<TaskEffect>) {
-    let done = || {
-        let effects = vec![TaskEffect::BootFromDisk, TaskEffect::OrderReboot];
-        life.to(TaskState::WorkDone { ordered: now }, effects)
-    };
     match (&life.state, event) {
         (
             TaskState::HandedOut { .. } | TaskState::Running { .. } | TaskState::Cancelling { .. },
-            TaskEvent::WorkDone,
-        ) => done(),
+            TaskEvent::WorkDone { finish },
+        ) => {
+            let effects = vec![TaskEffect::BootFromDisk, TaskEffect::OrderReboot];
+            life.to(TaskState::WorkDone { ordered: now, finish: *finish }, effects)
+        }
         (
             TaskState::HandedOut { .. } | TaskState::Running { .. },
             TaskEvent::WorkFailed { cause },
@@ -470,13 +479,15 @@ pub fn deadline(life: &Life, heard: Heard, netboot_limit_ms: i64) -> Option<Dead
             at: after(*since, CANCEL_LIMIT_MS),
             cause: format!("the agent did not stop within {}", span(CANCEL_LIMIT_MS)),
         }),
-        TaskState::WorkDone { ordered } | TaskState::Rebooting { ordered } => Some(Deadline {
-            at: after(*ordered, REBOOT_LIMIT_MS),
-            cause: format!(
-                "the node did not ask for its boot script within {} of the reboot order: look at its console",
-                span(REBOOT_LIMIT_MS)
-            ),
-        }),
+        TaskState::WorkDone { ordered, .. } | TaskState::Rebooting { ordered, .. } => {
+            Some(Deadline {
+                at: after(*ordered, REBOOT_LIMIT_MS),
+                cause: format!(
+                    "the node did not ask for its boot script within {} of the reboot order: look at its console",
+                    span(REBOOT_LIMIT_MS)
+                ),
+            })
+        }
         TaskState::AwaitingReport { since } => Some(Deadline {
             at: after(*since, REPORT_LIMIT_MS),
             cause: format!(

@@ -13,7 +13,7 @@ use crate::{
     jobs::{
         node::NodeState,
         plan::{SlotStage, SlotUse},
-        task::{Holding, TaskEvent, TaskState},
+        task::{Finish, Holding, TaskEvent, TaskState},
     },
     store::{BootSeen, Change, DefaultBoot, EventRecord, LogRecord, Noted, TaskRecord, Work},
 };
@@ -399,10 +399,12 @@ impl Service {
                 changes.extend(used.map(|used| Change::Slot { node, used }));
                 TaskEvent::Progressed
             }
-            AgentEvent::Done => {
+            AgentEvent::Done { reports } => {
                 let used = slot_use(record, SlotStage::Deployed, now);
                 changes.extend(used.map(|used| Change::Slot { node, used }));
-                TaskEvent::WorkDone
+                // A system that nothing could make report is not waited for.
+                let finish = if *reports { record.work.finish() } else { Finish::LocalBoot };
+                TaskEvent::WorkDone { finish }
             }
             AgentEvent::Failed { step, cause } => {
                 let cause = match step {
@@ -512,6 +514,8 @@ fn shorten(event: AgentEvent) -> AgentEvent {
     match event {
         AgentEvent::StepNote { step, text } => AgentEvent::StepNote { step, text: short(text) },
         AgentEvent::Failed { step, cause } => AgentEvent::Failed { step, cause: short(cause) },
-        AgentEvent::StepStarted { .. } | AgentEvent::StepDone { .. } | AgentEvent::Done => event,
+        AgentEvent::StepStarted { .. } | AgentEvent::StepDone { .. } | AgentEvent::Done { .. } => {
+            event
+        }
     }
 }

@@ -20,6 +20,7 @@ use crate::{
 use metalcast_shared::{
     id::{ImageRef, JobId, NodeId, Revision},
     manifest::{Manifest, Partition},
+    node_set::NodeSet,
 };
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -203,14 +204,14 @@ impl Service {
         who: &str,
     ) -> Result<JobId, Refusal> {
         let (id, now) = (JobId(core.last_job + 1), self.now());
-        let names: Vec<&str> = tasks.iter().map(|(node, _)| node.name.as_str()).collect();
+        let nodes: NodeSet = tasks.iter().map(|(node, _)| &node.name).collect();
         let what = match &spec {
             JobSpec::Deploy { image, slot, .. } => format!("deploy {image} to slot {slot}"),
             JobSpec::Boot { slot } => format!("boot slot {slot}"),
         };
-        tracing::info!(job = id.0, who, nodes = names.join(","), "{what}");
+        tracing::info!(job = id.0, who, %nodes, "{what}");
         let mut changes = vec![
-            self.audit(who, format!("job {id}: {what} of {}", names.join(", "))),
+            self.audit(who, format!("job {id}: {what} of {nodes}")),
             Change::Job(JobRecord {
                 id,
                 spec,

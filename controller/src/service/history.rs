@@ -255,7 +255,7 @@ fn moment(event: &EventRecord) -> Option<Moment> {
         Noted::Agent(AgentEvent::StepDone { step, millis }) => {
             ("step-done", format!("{step} {millis} ms"))
         }
-        Noted::Agent(AgentEvent::Done) => ("work-done", String::new()),
+        Noted::Agent(AgentEvent::Done { .. }) => ("work-done", String::new()),
         Noted::Agent(AgentEvent::Failed { cause, .. }) => ("work-failed", cause.clone()),
         Noted::Agent(AgentEvent::StepNote { .. }) | Noted::Note(_) => return None,
         Noted::State { name, why } => (

@@ -35,7 +35,7 @@ impl Service {
         let now = self.now();
         let active = core.tasks.get(&node).context("the node has no task")?;
         let old = &active.record;
-        let (life, effects) = task::step(&old.life, event, old.work.finish(), now);
+        let (life, effects) = task::step(&old.life, event, now);
         let renamed = life.state.name() != old.life.state.name();
         let differs = life != old.life;
         let mut record = old.clone();

@@ -1,25 +1,26 @@
 //! Why the controller closes a connection or resets a stream: a number for programs, a text for the
 //! agent's console.
 
+use metalcast_shared::close;
 use quinn::VarInt;
 use std::borrow::Cow;
 
-/// Why a connection ends. The numbers are part of the protocol.
+/// Why a connection ends; the numbers are those of [`metalcast_shared::close`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Close {
-    /// 0: all is done.
+    /// All is done.
     Done,
-    /// 1: the controller stops; it will be back.
+    /// The controller stops; it will be back.
     Stopping,
-    /// 2: the peer broke the protocol.
+    /// The peer broke the protocol.
     Protocol(Cow<'static, str>),
-    /// 3: the connection has no certificate, or one that names no node.
+    /// The connection has no certificate, or one that names no node.
     NoCertificate,
-    /// 4: the node has another session, or is not to have one.
+    /// The node has another session, or is not to have one.
     Superseded,
-    /// 5: the controller failed to do its part.
+    /// The controller failed to do its part.
     Internal(String),
-    /// 6: the peer was too slow.
+    /// The peer was too slow.
     TooSlow(&'static str),
 }
 
@@ -30,13 +31,13 @@ impl Close {
     /// Its number.
     pub fn code(&self) -> VarInt {
         VarInt::from_u32(match self {
-            Self::Done => 0,
-            Self::Stopping => 1,
-            Self::Protocol(_) => 2,
-            Self::NoCertificate => 3,
-            Self::Superseded => 4,
-            Self::Internal(_) => 5,
-            Self::TooSlow(_) => 6,
+            Self::Done => close::DONE,
+            Self::Stopping => close::STOPPING,
+            Self::Protocol(_) => close::PROTOCOL,
+            Self::NoCertificate => close::NO_CERTIFICATE,
+            Self::Superseded => close::SUPERSEDED,
+            Self::Internal(_) => close::INTERNAL,
+            Self::TooSlow(_) => close::TOO_SLOW,
         })
     }
 

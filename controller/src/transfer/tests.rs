@@ -3,6 +3,7 @@
 use super::*;
 use crate::pki::{NodeRequest, Pki};
 use metalcast_shared::{
+    close,
     codec::{self, LENGTH_BYTES, MAX_MESSAGE_BYTES},
     id::{BootId, Mac},
     manifest::{Chunk, Page, Run},
@@ -253,11 +254,12 @@ async fn read<T: DeserializeOwned>(receive: &mut RecvStream) -> T {
     codec::decode(&body, 8 << 20).unwrap()
 }
 
-async fn close_code(connection: &Connection) -> (u64, String) {
+async fn close_code(connection: &Connection) -> (u32, String) {
     let closed = tokio::time::timeout(Duration::from_secs(10), connection.closed()).await;
     match closed.expect("the server closes the connection") {
         ConnectionError::ApplicationClosed(close) => {
-            (close.error_code.into_inner(), String::from_utf8_lossy(&close.reason).into_owned())
+            let code = u32::try_from(close.error_code.into_inner()).unwrap();
+            (code, String::from_utf8_lossy(&close.reason).into_owned())
         }
         other => panic!("{other}"),
     }
@@ -334,7 +336,7 @@ async fn without_a_certificate_there_is_only_enrolment() {
     for request in [Open::Session(hello()), page, chunks(vec![0])] {
         let stranger = rig.connect(None).await.unwrap();
         let (_send, mut receive) = open(&stranger, &request).await;
-        assert_eq!(close_code(&stranger).await.0, 3, "{request:?}");
+        assert_eq!(close_code(&stranger).await.0, close::NO_CERTIFICATE, "{request:?}");
         assert!(receive.read_exact(&mut [0]).await.is_err(), "{request:?} was answered");
     }
     assert!(rig.fleet.notes().is_empty());
@@ -415,7 +417,7 @@ async fn chunks_come_in_order_and_what_is_missing_is_said() {
     assert!(matches!(read(&mut receive).await, PageReply::Unavailable { .. }));
 
     let (_send, _receive) = open(&agent, &chunks(vec![0; MAX_CHUNKS_PER_REQUEST + 1])).await;
-    assert_eq!(close_code(&agent).await.0, 2);
+    assert_eq!(close_code(&agent).await.0, close::PROTOCOL);
     rig.stop().await;
 }
 
@@ -441,7 +443,7 @@ async fn sessions_end_with_a_reason_and_are_reported_once() {
     let _first = open(&ousted, &Open::Session(hello())).await;
     rig.fleet.wait_for("opened").await;
     rig.fleet.0.senders.lock().unwrap().clear();
-    assert_eq!(close_code(&ousted).await.0, 4);
+    assert_eq!(close_code(&ousted).await.0, close::SUPERSEDED);
     rig.fleet.wait_for("closed 0: the controller ended the session").await;
 
     let old = rig.agent(node()).await;
@@ -454,14 +456,14 @@ async fn sessions_end_with_a_reason_and_are_reported_once() {
     let _one = open(&greedy, &Open::Session(hello())).await;
     rig.fleet.wait_for("opened").await;
     let _two = open(&greedy, &Open::Session(hello())).await;
-    assert_eq!(close_code(&greedy).await.0, 2);
+    assert_eq!(close_code(&greedy).await.0, close::PROTOCOL);
     rig.fleet.wait_for("closed 1").await;
 
     let babbling = rig.agent(node()).await;
     let (mut send, _receive) = babbling.open_bi().await.unwrap();
     let long = u32::try_from(MAX_MESSAGE_BYTES + 1).unwrap();
     send.write_all(&long.to_be_bytes()).await.unwrap();
-    assert_eq!(close_code(&babbling).await.0, 2);
+    assert_eq!(close_code(&babbling).await.0, close::PROTOCOL);
 
     let last = rig.agent(node()).await;
     let _last = open(&last, &Open::Session(hello())).await;
@@ -473,7 +475,7 @@ async fn sessions_end_with_a_reason_and_are_reported_once() {
     }
     let fleet = rig.fleet.clone();
     let stopped = tokio::spawn(rig.stop());
-    assert_eq!(close_code(&last).await, (1, "the controller is stopping".to_owned()));
+    assert_eq!(close_code(&last).await, (close::STOPPING, "the controller is stopping".to_owned()));
     stopped.await.unwrap();
     let closed =
         |id| fleet.notes().iter().filter(|n| n.starts_with(&format!("closed {id}"))).count();

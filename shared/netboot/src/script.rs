@@ -93,21 +93,6 @@ exit
     .to_owned()
 }
 
-/// Waits, then asks for a script again; goes back to the firmware if there is no answer. The
-/// controller decides every time anew, so the waiting ends when it says so or goes away.
-pub fn wait(script_url: &str, seconds: u32, message: &str) -> Result<String, ScriptError> {
-    word("script URL", script_url)?;
-    let message = display(message);
-    Ok(format!(
-        "#!ipxe
-echo Metalcast: {message}
-echo Metalcast: asking again in {seconds} s
-sleep {seconds}
-chain --replace {script_url} || exit 1
-"
-    ))
-}
-
 /// Shows a reason and goes back to the firmware.
 pub fn error(reason: &str) -> String {
     let reason = display(reason);
@@ -189,7 +174,6 @@ mod tests {
         for kernel_url in ["", "http://a b", "http://a\n"] {
             assert!(ram_image(&RamImage { kernel_url, ..IMAGE }).is_err(), "{kernel_url:?}");
         }
-        assert!(wait("http://a/${mac}", 5, "x").is_err());
         for initramfs_url in ["http://a/b/", "http://10.77.0.2/segment?x"] {
             let error = ram_image(&RamImage { initramfs_url, ..IMAGE }).unwrap_err();
             assert_eq!(error.field, "initramfs URL");

@@ -7,19 +7,12 @@ use crate::mac::Mac;
 use std::collections::HashMap;
 
 /// What a machine is told to boot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BootAnswer {
     /// Our RAM image with the agent.
     RamImage,
     /// The system on its own disk.
     LocalDisk,
-    /// Nothing yet: ask again in a while.
-    Wait,
-    /// Nothing, and the reason is shown on the machine's console.
-    Refuse {
-        /// One line.
-        reason: String,
-    },
 }
 
 /// A known machine.
@@ -45,8 +38,8 @@ impl BootTable {
     }
 
     /// What the machine boots; the policy for unknown ones if it is not in the table.
-    pub fn answer(&self, mac: Mac) -> &BootAnswer {
-        self.entries.get(&mac).map_or(&self.unknown, |entry| &entry.answer)
+    pub fn answer(&self, mac: Mac) -> BootAnswer {
+        self.entries.get(&mac).map_or(self.unknown, |entry| entry.answer)
     }
 
     /// The machine's entry, if it is known.
@@ -63,11 +56,11 @@ mod tests {
     fn unknown_machines_get_the_policy() {
         let known = Mac([2, 0, 0, 0, 0, 1]);
         let entry = BootEntry { node: "n1".into(), answer: BootAnswer::LocalDisk };
-        let table = BootTable::new([(known, entry.clone())], BootAnswer::Wait);
-        assert_eq!(table.answer(known), &BootAnswer::LocalDisk);
+        let table = BootTable::new([(known, entry.clone())], BootAnswer::RamImage);
+        assert_eq!(table.answer(known), BootAnswer::LocalDisk);
         assert_eq!(table.entry(known), Some(&entry));
         let other = Mac([2, 0, 0, 0, 0, 2]);
-        assert_eq!(table.answer(other), &BootAnswer::Wait);
+        assert_eq!(table.answer(other), BootAnswer::RamImage);
         assert_eq!(table.entry(other), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Block devices: exclusive opening, geometry, discarding, and the kernel's view of partitions.
+//! Block devices: exclusive opening, geometry, zeroing, and the kernel's view of partitions.
 //!
 //! Partitions are announced one by one (`BLKPG`), so that their nodes appear even where the kernel
 //! has no parser for the table. Tables on the disk itself are not this module's business.
@@ -18,7 +18,6 @@ const BLKRRPART: u32 = 0x125f;
 const BLKFLSBUF: u32 = 0x1261;
 const BLKSSZGET: u32 = 0x1268;
 const BLKPG: u32 = 0x1269;
-const BLKDISCARD: u32 = 0x1277;
 const BLKPBSZGET: u32 = 0x127b;
 const BLKZEROOUT: u32 = 0x127f;
 /// `_IOR(0x12, 114, size_t)` on 64-bit Linux.
@@ -26,7 +25,6 @@ const BLKGETSIZE64: u32 = 0x8008_1272;
 
 const BLKPG_ADD: libc::c_int = 1;
 const BLKPG_DEL: libc::c_int = 2;
-const BLKPG_RESIZE: libc::c_int = 3;
 
 /// struct blkpg_ioctl_arg of linux/blkpg.h.
 #[repr(C)]
@@ -148,12 +146,13 @@ impl BlockDevice {
     /// Fills a range with zeros, by the device's own command where it has one. Offsets are bytes and
     /// must be multiples of the logical sector.
     pub fn zero(&self, start_bytes: u64, length_bytes: u64) -> Result<()> {
-        self.range(BLKZEROOUT, "zeroing", start_bytes, length_bytes)
-    }
-
-    /// Tells the device that a range is unused. What it reads as afterwards is up to the device.
-    pub fn discard(&self, start_bytes: u64, length_bytes: u64) -> Result<()> {
-        self.range(BLKDISCARD, "discarding", start_bytes, length_bytes)
+        let mut range = [start_bytes, length_bytes];
+        // SAFETY: BLKZEROOUT reads two u64, start and length in bytes.
+        let done = unsafe { ioctl::by_address(&self.file, BLKZEROOUT, &mut range) };
+        done.map_err(during(|| {
+            format!("zeroing {length_bytes} bytes at {start_bytes} of {}", self.path.display())
+        }))?;
+        Ok(())
     }
 
     /// Has the kernel read the partition table with its own parsers; `EBUSY` while a partition is
@@ -173,11 +172,6 @@ impl BlockDevice {
     /// Takes a partition away from the kernel; `EBUSY` while it is in use.
     pub fn remove_partition(&self, number: u32) -> Result<()> {
         self.blkpg(BLKPG_DEL, "removing", Partition { number, start_bytes: 0, length_bytes: 0 })
-    }
-
-    /// Changes a partition's length; its start must be the one the kernel knows. It may be in use.
-    pub fn resize_partition(&self, partition: Partition) -> Result<()> {
-        self.blkpg(BLKPG_RESIZE, "resizing", partition)
     }
 
     /// The partitions the kernel knows, by number, from sysfs.
@@ -242,16 +236,6 @@ impl BlockDevice {
         Ok(value)
     }
 
-    fn range(&self, request: u32, doing: &str, start: u64, length: u64) -> Result<()> {
-        let mut range = [start, length];
-        // SAFETY: BLKZEROOUT and BLKDISCARD read two u64, start and length in bytes.
-        let done = unsafe { ioctl::by_address(&self.file, request, &mut range) };
-        done.map_err(during(|| {
-            format!("{doing} {length} bytes at {start} of {}", self.path.display())
-        }))?;
-        Ok(())
-    }
-
     fn blkpg(&self, op: libc::c_int, doing: &str, partition: Partition) -> Result<()> {
         let failed = || {
             let Partition { number, start_bytes, length_bytes } = partition;
@@ -308,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn geometry_zeroing_and_discarding_of_a_loop_device() {
+    fn geometry_and_zeroing_of_a_loop_device() {
         let (file, device) = disk(8 * MIB);
         file.as_file().write_all_at(&[7; 4096], 2 * MIB).unwrap();
         let block = BlockDevice::open(device.path(), OpenMode::ExclusiveWrite).unwrap();
@@ -320,7 +304,6 @@ mod tests {
         block.file().read_exact_at(&mut sector, 2 * MIB).unwrap();
         assert_eq!(sector, [7; 512]);
         block.zero(2 * MIB, 512).unwrap();
-        block.discard(4 * MIB, MIB).unwrap();
         block.flush_buffers().unwrap();
         file.as_file().read_exact_at(&mut sector, 2 * MIB).unwrap();
         assert_eq!(sector, [0; 512]);
@@ -348,8 +331,6 @@ mod tests {
         // Partition 5 is open and stays; 1 goes, 6 comes.
         block.set_partitions(&[part(5, 4, 8), part(6, 13, 2)]).unwrap();
         assert_eq!(block.partitions().unwrap(), [part(5, 4, 8), part(6, 13, 2)]);
-        block.resize_partition(part(6, 13, 1)).unwrap();
-        assert_eq!(block.partitions().unwrap()[1], part(6, 13, 1));
         assert_eq!(block.add_partition(part(7, 5, 1)).unwrap_err().errno(), Some(libc::EBUSY));
         let busy = block.set_partitions(&[]).unwrap_err();
         assert_eq!(busy.errno(), Some(libc::EBUSY), "{busy}");

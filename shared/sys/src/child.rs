@@ -21,6 +21,8 @@ const LAST_BYTES: usize = 2048;
 /// How long the output may stay open after the program itself has ended, before its leftover
 /// children are killed.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
+/// How long a killed program may take to be gone.
+const KILL_GRACE: Duration = Duration::from_secs(2);
 
 /// What a program may use.
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +85,12 @@ pub enum ChildError {
         /// The end of its standard error.
         last: LastWords,
     },
+    /// It was killed because its caller no longer wants it.
+    #[error("`{command}` was stopped")]
+    Stopped {
+        /// Its command line.
+        command: String,
+    },
     /// The kernel would not say how it is.
     #[error("waiting for `{command}`")]
     Wait {
@@ -99,7 +107,10 @@ impl ChildError {
     pub fn code(&self) -> Option<i32> {
         match self {
             Self::Failed { status, .. } => status.code(),
-            Self::Start { .. } | Self::TimedOut { .. } | Self::Wait { .. } => None,
+            Self::Start { .. }
+            | Self::TimedOut { .. }
+            | Self::Stopped { .. }
+            | Self::Wait { .. } => None,
         }
     }
 }
@@ -115,7 +126,17 @@ impl fmt::Display for LastWords {
 }
 
 /// Runs `command` to its end, with `stdin` as its standard input.
-pub fn run(mut command: Command, stdin: &[u8], limits: Limits) -> Result<Output, ChildError> {
+pub fn run(command: Command, stdin: &[u8], limits: Limits) -> Result<Output, ChildError> {
+    run_unless(command, stdin, limits, &|| false)
+}
+
+/// Like [`run`]; the program is killed as soon as `is_stopped` says so.
+pub fn run_unless(
+    mut command: Command,
+    stdin: &[u8],
+    limits: Limits,
+    is_stopped: &dyn Fn() -> bool,
+) -> Result<Output, ChildError> {
     let line = command_line(&command);
     command.stdin(if stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -129,7 +150,7 @@ pub fn run(mut command: Command, stdin: &[u8], limits: Limits) -> Result<Output,
     let out = Capture::start(process.stdout.take(), Keep::First(limits.output_bytes));
     let err = Capture::start(process.stderr.take(), Keep::Last(limits.output_bytes));
 
-    let ended = child.wait_until(started + limits.time);
+    let ended = child.wait_until(started + limits.time, is_stopped);
     if !matches!(ended, Ok(Some(_))) {
         child.kill_group();
     }
@@ -145,6 +166,7 @@ pub fn run(mut command: Command, stdin: &[u8], limits: Limits) -> Result<Output,
             Ok(Output { stdout, stdout_cut, stderr, elapsed: started.elapsed() })
         }
         Ok(Some(status)) => Err(ChildError::Failed { command: line, status, last }),
+        Ok(None) if started.elapsed() < limits.time => Err(ChildError::Stopped { command: line }),
         Ok(None) => Err(ChildError::TimedOut { command: line, limit: limits.time, last }),
         Err(source) => Err(ChildError::Wait { command: line, source }),
     }
@@ -159,7 +181,7 @@ pub(crate) fn ours() -> MutexGuard<'static, BTreeSet<u32>> {
     OURS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A child process that is registered while it lives and dead when it is dropped.
+/// A child process that is registered while it lives and killed when it is dropped.
 struct Managed {
     process: Child,
     reaped: bool,
@@ -175,7 +197,12 @@ impl Managed {
         Ok(Self { process, reaped: false })
     }
 
-    fn wait_until(&mut self, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+    /// Its status, or `None` if it still runs at the deadline or when it is stopped.
+    fn wait_until(
+        &mut self,
+        deadline: Instant,
+        is_stopped: &dyn Fn() -> bool,
+    ) -> io::Result<Option<ExitStatus>> {
         let mut pause = Duration::from_millis(1);
         loop {
             if let Some(status) = self.process.try_wait()? {
@@ -183,7 +210,7 @@ impl Managed {
                 return Ok(Some(status));
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || is_stopped() {
                 return Ok(None);
             }
             thread::sleep(pause.min(left));
@@ -203,7 +230,8 @@ impl Drop for Managed {
     fn drop(&mut self) {
         if !self.reaped {
             self.kill_group();
-            let _ = self.process.wait();
+            // One that hangs in the kernel, on a dying disk for instance, is left to the reaper.
+            let _ = self.wait_until(Instant::now() + KILL_GRACE, &|| false);
         }
         ours().remove(&self.process.id());
     }
@@ -343,6 +371,17 @@ mod tests {
         let started = Instant::now();
         assert_eq!(sh("sleep 63 & echo left", LIMITS).unwrap().text(), "left\n");
         assert!(started.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_program_that_nobody_wants_any_more_is_killed() {
+        let started = Instant::now();
+        let is_stopped = || started.elapsed() > Duration::from_millis(200);
+        let mut command = Command::new("sleep");
+        command.arg("65");
+        let error = run_unless(command, b"", LIMITS, &is_stopped).unwrap_err();
+        assert_eq!(error.to_string(), "`sleep 65` was stopped");
+        assert!(started.elapsed() < LIMITS.time);
     }
 
     #[test]

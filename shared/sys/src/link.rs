@@ -20,7 +20,6 @@ struct IfReq {
 union IfValue {
     address: SockAddrIn,
     flags: libc::c_short,
-    number: libc::c_int,
     whole: [u64; 3],
 }
 
@@ -53,13 +52,11 @@ struct RtEntry {
 }
 
 const SIOCADDRT: u32 = 0x890b;
-const SIOCDELRT: u32 = 0x890c;
 const SIOCGIFFLAGS: u32 = 0x8913;
 const SIOCSIFFLAGS: u32 = 0x8914;
 const SIOCGIFADDR: u32 = 0x8915;
 const SIOCSIFADDR: u32 = 0x8916;
 const SIOCSIFNETMASK: u32 = 0x891c;
-const SIOCSIFMTU: u32 = 0x8922;
 
 /// The interface's number.
 pub fn index(name: &str) -> Result<u32> {
@@ -68,12 +65,19 @@ pub fn index(name: &str) -> Result<u32> {
 
 /// Switches the interface on. The link itself takes longer: see [`carrier`].
 pub fn up(name: &str) -> Result<()> {
-    change_flags(name, |flags| flags | libc::IFF_UP as libc::c_short, "switching on")
-}
-
-/// Switches the interface off, which drops its routes.
-pub fn down(name: &str) -> Result<()> {
-    change_flags(name, |flags| flags & !(libc::IFF_UP as libc::c_short), "switching off")
+    let set = || -> io::Result<()> {
+        let socket = control()?;
+        let mut request = if_request(name)?;
+        // SAFETY: SIOCGIFFLAGS takes a struct ifreq and writes its flags.
+        unsafe { ioctl::by_address(&socket, SIOCGIFFLAGS, &mut request) }?;
+        // SAFETY: the kernel has just written the flags; every bit pattern is a valid short.
+        let flags = unsafe { request.value.flags };
+        request.value.flags = flags | libc::IFF_UP as libc::c_short;
+        // SAFETY: SIOCSIFFLAGS takes a struct ifreq and reads its flags.
+        unsafe { ioctl::by_address(&socket, SIOCSIFFLAGS, &mut request) }?;
+        Ok(())
+    };
+    set().map_err(during(|| format!("switching on {name}")))
 }
 
 /// Whether packets can pass: there is a carrier, and the kernel has taken note of it. Between the
@@ -127,38 +131,16 @@ pub fn address(name: &str) -> Result<Option<Ipv4Addr>> {
     get().map_err(during(|| format!("reading the address of {name}")))
 }
 
-/// Sets the largest packet, in bytes.
-pub fn set_mtu(name: &str, mtu_bytes: u16) -> Result<()> {
-    let set = || -> io::Result<()> {
-        let mut request = if_request(name)?;
-        request.value.number = libc::c_int::from(mtu_bytes);
-        // SAFETY: SIOCSIFMTU takes a struct ifreq and reads its number.
-        unsafe { ioctl::by_address(control()?, SIOCSIFMTU, &mut request) }?;
-        Ok(())
-    };
-    set().map_err(during(|| format!("setting the MTU of {name} to {mtu_bytes}")))
-}
-
 /// Makes `gateway`, reached through `name`, the way to everywhere else. A route that is already
 /// there is fine.
 pub fn add_default_route(name: &str, gateway: Ipv4Addr) -> Result<()> {
-    match default_route(SIOCADDRT, name, gateway) {
+    match default_route(name, gateway) {
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
         other => other.map_err(during(|| format!("adding a default route by {gateway} on {name}"))),
     }
 }
 
-/// Takes away what [`add_default_route`] added. A route that is not there is fine.
-pub fn remove_default_route(name: &str, gateway: Ipv4Addr) -> Result<()> {
-    match default_route(SIOCDELRT, name, gateway) {
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-        other => {
-            other.map_err(during(|| format!("removing the default route by {gateway} on {name}")))
-        }
-    }
-}
-
-fn default_route(request: u32, name: &str, gateway: Ipv4Addr) -> io::Result<()> {
+fn default_route(name: &str, gateway: Ipv4Addr) -> io::Result<()> {
     let device = CString::new(name).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let mut route = RtEntry {
         pad1: 0,
@@ -175,29 +157,10 @@ fn default_route(request: u32, name: &str, gateway: Ipv4Addr) -> io::Result<()> 
         window: 0,
         initial_rtt: 0,
     };
-    // SAFETY: both requests take a struct rtentry; `device` lives through the call and the kernel
+    // SAFETY: SIOCADDRT takes a struct rtentry; `device` lives through the call and the kernel
     // only reads the name it points to.
-    unsafe { ioctl::by_address(control()?, request, &mut route) }?;
+    unsafe { ioctl::by_address(control()?, SIOCADDRT, &mut route) }?;
     Ok(())
-}
-
-fn change_flags(
-    name: &str,
-    change: impl FnOnce(libc::c_short) -> libc::c_short,
-    doing: &str,
-) -> Result<()> {
-    let set = || -> io::Result<()> {
-        let socket = control()?;
-        let mut request = if_request(name)?;
-        // SAFETY: SIOCGIFFLAGS takes a struct ifreq and writes its flags.
-        unsafe { ioctl::by_address(&socket, SIOCGIFFLAGS, &mut request) }?;
-        // SAFETY: the kernel has just written the flags; every bit pattern is a valid short.
-        request.value.flags = change(unsafe { request.value.flags });
-        // SAFETY: SIOCSIFFLAGS takes a struct ifreq and reads its flags.
-        unsafe { ioctl::by_address(&socket, SIOCSIFFLAGS, &mut request) }?;
-        Ok(())
-    };
-    set().map_err(during(|| format!("{doing} interface {name}")))
 }
 
 /// Any IPv4 socket serves as the handle for interface ioctls; this one is bound to no address that
@@ -260,8 +223,6 @@ mod tests {
             up("one").unwrap();
             assert!(ip("link show one").contains(",UP"));
             up("two").unwrap();
-            set_mtu("one", 1400).unwrap();
-            assert!(ip("link show one").contains("mtu 1400"));
 
             assert_eq!(address("one").unwrap(), None);
             set_address("one", Ipv4Addr::new(10, 9, 8, 7), 22).unwrap();
@@ -272,14 +233,9 @@ mod tests {
             add_default_route("one", gateway).unwrap();
             add_default_route("one", gateway).unwrap();
             assert_eq!(ip("route show default").trim(), "default via 10.9.8.1 dev one");
-            remove_default_route("one", gateway).unwrap();
-            remove_default_route("one", gateway).unwrap();
-            assert_eq!(ip("route show default"), "");
 
             set_address("one", Ipv4Addr::UNSPECIFIED, 0).unwrap();
             assert_eq!(address("one").unwrap(), None);
-            down("one").unwrap();
-            assert!(!ip("link show one").contains(",UP"));
             assert_eq!(up("none").unwrap_err().errno(), Some(libc::ENODEV));
             assert_eq!(up("much-too-long-name").unwrap_err().errno(), Some(libc::EINVAL));
         })

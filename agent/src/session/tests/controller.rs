@@ -3,6 +3,7 @@
 use crate::session::wire;
 use crate::task::tests::rig::TestImage;
 use metalcast_shared::{
+    close,
     codec::MAX_MESSAGE_BYTES,
     id::NodeId,
     manifest::Page,
@@ -182,7 +183,7 @@ impl Shared {
     ) -> anyhow::Result<()> {
         match open {
             Open::Session(_) if self.behaviour.unwanted => {
-                connection.close(4u32.into(), b"not to have a session");
+                connection.close(close::SUPERSEDED.into(), b"not to have a session");
             }
             Open::Session(hello) => return self.session(hello, send, receive).await,
             Open::Page { page, .. } => {

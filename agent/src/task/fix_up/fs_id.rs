@@ -14,10 +14,7 @@ use super::super::{
 };
 use crate::disk::{Access, Mounted, look_at, uuid_of};
 use anyhow::{Context, ensure};
-use metalcast_sys::{
-    block::{self, BlockDevice, partition_path},
-    child::ChildError,
-};
+use metalcast_sys::block::{self, BlockDevice, partition_path};
 use std::path::Path;
 
 /// Other partitions that are looked at; a node with more has its first ones compared.
@@ -45,10 +42,10 @@ pub(super) fn make_unique(
     }
     let node = target.node(target.slot.number, log)?;
     match system.family {
-        Family::Ext => restamp_ext(&node)?,
-        Family::Xfs => restamp_xfs(&node, &log.machine().run_dir)?,
+        Family::Ext => restamp_ext(&node, log)?,
+        Family::Xfs => restamp_xfs(&node, log)?,
         // -m: in the superblock only.
-        Family::Btrfs => tools::run("btrfstune", &["-m"], &node)?,
+        Family::Btrfs => tools::run("btrfstune", &["-m"], &node, log)?,
     }
     let new = slot_uuid(target, log)?;
     ensure!(!known.contains(&new), "the filesystem still has UUID {new}, as another on this node");
@@ -87,21 +84,16 @@ fn uuid_on(node: &Path) -> Option<String> {
     uuid_of(&look_at(node).ok()?)
 }
 
-fn restamp_ext(node: &Path) -> anyhow::Result<()> {
-    match tools::run("e2fsck", &["-f", "-y"], node) {
-        Ok(()) => {}
-        // e2fsck(8): 1 says that errors were corrected, and is what an image of a running system gives.
-        Err(error @ ChildError::Failed { .. }) if error.code() == Some(1) => {}
-        Err(error) => return Err(error.into()),
-    }
-    Ok(tools::run("tune2fs", &["-U", "random"], node)?)
+fn restamp_ext(node: &Path, log: &StepLog<'_>) -> anyhow::Result<()> {
+    tools::repair_ext(node, log)?;
+    tools::run("tune2fs", &["-U", "random"], node, log)
 }
 
 /// The log holds the UUID too and is emptied, so what is in it must be in its place: by a mount, which
 /// needs `nouuid` where the other one is mounted.
-fn restamp_xfs(node: &Path, run_dir: &Path) -> anyhow::Result<()> {
-    let driver = Family::Xfs.driver();
+fn restamp_xfs(node: &Path, log: &StepLog<'_>) -> anyhow::Result<()> {
+    let (driver, run_dir) = (Family::Xfs.driver(), &log.machine().run_dir);
     Mounted::open(node, driver, Some("nouuid"), Access::Write, run_dir)?.close()?;
     // What xfs_admin(8) -U does.
-    Ok(tools::run("xfs_db", &["-x", "-c", "uuid generate"], node)?)
+    tools::run("xfs_db", &["-x", "-c", "uuid generate"], node, log)
 }

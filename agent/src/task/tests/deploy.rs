@@ -196,3 +196,15 @@ fn an_image_full_of_links_reaches_nothing_outside_of_the_slot() {
         assert_eq!(text, "/dev/sda1 / ext4 defaults 0 1\n", "{name}");
     }
 }
+
+#[test]
+fn a_system_that_cannot_report_is_deployed_and_nobody_waits_for_it() {
+    let image = TestImage::make(|root| std::fs::write(root.join("file"), "x").unwrap());
+    let rig = Rig::new(image.into());
+    let outcome = rig.deploy(5, Overwrite::BlankOnly).expect();
+    assert!(outcome.notes().iter().any(|note| note.contains("has no systemd")));
+    assert!(outcome.has_said(&TaskEvent::Done { reports: false }));
+    assert!(rig.is_startable(5));
+    let outcome = Rig::new(TestImage::ordinary()).deploy(5, Overwrite::BlankOnly).expect();
+    assert!(outcome.has_said(&TaskEvent::Done { reports: true }));
+}

@@ -110,19 +110,6 @@ fn only_the_controllers_manifest_is_taken() {
 }
 
 #[test]
-fn a_system_that_cannot_report_is_refused_when_it_should() {
-    let image = TestImage::make(|root| std::fs::write(root.join("file"), "x").unwrap());
-    let rig = Rig::new(image.into());
-    let mut order = rig.order(5, Overwrite::BlankOnly);
-    let cause = rig.run(&order, &TestSource::new(rig.image.clone()), |_| {}).cause();
-    assert!(cause.contains("no systemd") && cause.contains("--report none"), "{cause}");
-    assert!(!rig.is_startable(5));
-    order.fix_up.report = None;
-    rig.run(&order, &TestSource::new(rig.image.clone()), |_| {}).expect();
-    assert!(rig.read(rig.slot_start(5) + MIB, 512).len() == 512 && rig.is_startable(5));
-}
-
-#[test]
 fn a_table_without_partitions_is_free_and_what_hides_behind_one_is_not() {
     let rig = Rig::new(TestImage::ordinary());
     tool(Command::new("mkfs.vfat").args(["-I", "-F", "32"]).arg(&rig.disk));

@@ -281,6 +281,10 @@ impl Outcome {
         }
     }
 
+    pub(crate) fn has_said(&self, event: &TaskEvent) -> bool {
+        self.log.iter().any(|entry| matches!(entry, Entry::Event(said) if said == event))
+    }
+
     pub(crate) fn notes(&self) -> Vec<String> {
         let note = |entry: &Entry| match entry {
             Entry::Event(TaskEvent::StepNote { step, text }) => Some(format!("{step}: {text}")),

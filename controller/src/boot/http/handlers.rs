@@ -37,9 +37,6 @@ const MAX_REPORT_BYTES: usize = 4 << 10;
 const REPORT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a token is good for from the moment it is fetched: a kernel and its slow links.
 const TOKEN_SECONDS: i64 = 15 * 60;
-/// How often a machine that has to wait asks again, in seconds.
-const WAIT_SECONDS: u32 = 10;
-
 /// All paths.
 pub fn router<N: Nodes>(state: Arc<State<N>>) -> Router {
     Router::new()
@@ -69,8 +66,8 @@ async fn script_or_boot_file<N: Nodes>(
 }
 
 fn script<N: Nodes>(state: &State<N>, mac: Mac, Peer(peer): Peer) -> Response {
-    let answer = state.table.borrow().answer(mac).clone();
-    let text = match &answer {
+    let answer = state.table.borrow().answer(mac);
+    let text = match answer {
         BootAnswer::RamImage => {
             let boot = BootId(Uuid::now_v7());
             let kind = BootEventKind::Script { answer: ScriptAnswer::RamImage, boot: Some(boot) };
@@ -82,11 +79,6 @@ fn script<N: Nodes>(state: &State<N>, mac: Mac, Peer(peer): Peer) -> Response {
             state.events.note(mac, kind);
             Ok(script::local_disk())
         }
-        BootAnswer::Wait => {
-            let url = format!("{}/boot/{}.ipxe", state.base_url, mac.dashed());
-            script::wait(&url, WAIT_SECONDS, "nothing to boot yet")
-        }
-        BootAnswer::Refuse { reason } => Ok(script::error(reason)),
     };
     let text = text.unwrap_or_else(|error| {
         tracing::error!(%mac, "boot script: {error}");

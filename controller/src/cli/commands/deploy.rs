@@ -14,7 +14,7 @@ use crate::{
     },
 };
 use clap::{Args, ValueEnum};
-use metalcast_shared::id::ImageRef;
+use metalcast_shared::{id::ImageRef, node_set::NodeSet};
 
 #[derive(Args)]
 pub(in crate::cli) struct Deploy {
@@ -23,9 +23,9 @@ pub(in crate::cli) struct Deploy {
     /// The slot: its partition number
     #[arg(long)]
     slot: u16,
-    /// Names of nodes, separated by commas
-    #[arg(long, required = true, value_delimiter = ',')]
-    nodes: Vec<String>,
+    /// Nodes, such as node1,node7 or node[01-16]
+    #[arg(long)]
+    nodes: NodeSet,
     /// Partition of the image, where it has several
     #[arg(long)]
     partition: Option<String>,
@@ -67,9 +67,8 @@ enum Report {
 
 #[derive(Args)]
 pub(in crate::cli) struct Boot {
-    /// Names of nodes, separated by commas
-    #[arg(required = true, value_delimiter = ',')]
-    nodes: Vec<String>,
+    /// Nodes, such as node1,node7 or node[01-16]
+    nodes: NodeSet,
     /// The slot: its partition number
     #[arg(long)]
     slot: u16,
@@ -90,7 +89,7 @@ pub(in crate::cli) async fn deploy(
     let request = DeployRequest {
         image: command.image.to_string(),
         slot: command.slot,
-        nodes: command.nodes,
+        nodes: command.nodes.names().collect(),
         partition: command.partition,
         disk: command.disk,
         layout: command.layout,
@@ -135,7 +134,7 @@ pub(in crate::cli) async fn boot(
 ) -> anyhow::Result<Exit> {
     let wait = Wait::from(command.wait);
     let Boot { nodes, slot, timeout: timeout_seconds, .. } = command;
-    let request = BootRequest { nodes, slot, timeout_seconds };
+    let request = BootRequest { nodes: nodes.names().collect(), slot, timeout_seconds };
     let answer: BootAnswer = client.post("/boots", &request).await?;
     match wait {
         Wait::No => {

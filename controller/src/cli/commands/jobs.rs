@@ -12,7 +12,7 @@ use crate::{
 };
 use clap::{Args, Subcommand};
 use hyper::Method;
-use metalcast_shared::{event::StepState, id::JobId};
+use metalcast_shared::{event::StepState, id::JobId, node_set::NodeSet};
 
 #[derive(Subcommand)]
 pub(in crate::cli) enum Command {
@@ -88,16 +88,12 @@ fn took(job: &JobSummary) -> String {
 
 fn list(jobs: &[JobSummary], printer: &Printer) -> String {
     let row = |job: &JobSummary| {
-        let nodes = match &job.nodes[..] {
-            few @ ([] | [_] | [_, _] | [_, _, _]) => few.join(","),
-            [first, .., last] => format!("{first}..{last} ({})", job.nodes.len()),
-        };
         let began = date(job.created_unix_ms);
         vec![
             job.id.to_string(),
             state(job.state, printer),
             about(&job.spec),
-            nodes,
+            NodeSet::from_iter(&job.nodes).to_string(),
             began,
             took(job),
         ]

@@ -11,6 +11,7 @@ use crate::{
 };
 use clap::{Args, Subcommand};
 use hyper::Method;
+use metalcast_shared::node_set::NodeSet;
 
 #[derive(Subcommand)]
 pub(in crate::cli) enum Command {
@@ -36,9 +37,9 @@ pub(in crate::cli) struct Name {
 
 #[derive(Args)]
 pub(in crate::cli) struct Names {
-    /// Names, ids or MAC addresses
-    #[arg(required = true, value_delimiter = ',')]
-    nodes: Vec<String>,
+    /// Names, such as node1,node7 or node[01-16], ids or MAC addresses
+    #[arg(required = true)]
+    nodes: Vec<NodeSet>,
 }
 
 #[derive(Args)]
@@ -73,7 +74,7 @@ pub(in crate::cli) async fn run(
                 printer.talk(&format!("{} is {}", node.name, node.state));
                 Ok(node)
             };
-            return super::each(&nodes, printer, approve).await;
+            return super::each(&names(nodes), printer, approve).await;
         }
         Command::Rm(Names { nodes }) => {
             let forget = async |node: &str| {
@@ -81,7 +82,7 @@ pub(in crate::cli) async fn run(
                 printer.talk(&format!("{node} is forgotten"));
                 Ok(serde_json::json!({ "node": node, "forgotten": true }))
             };
-            return super::each(&nodes, printer, forget).await;
+            return super::each(&names(nodes), printer, forget).await;
         }
         Command::Set(Set { node, name, layout }) => {
             if name.is_none() && layout.is_none() {
@@ -97,6 +98,13 @@ pub(in crate::cli) async fn run(
         }
     }
     Ok(Exit::Ok)
+}
+
+/// All names, each once.
+fn names(sets: Vec<NodeSet>) -> Vec<String> {
+    let mut all = NodeSet::default();
+    sets.into_iter().for_each(|set| all.extend(set));
+    all.names().collect()
 }
 
 fn path(node: &str) -> String {

@@ -2,6 +2,7 @@ use super::*;
 use proptest::prelude::*;
 use uuid::Uuid;
 
+const DONE: TaskEvent = TaskEvent::WorkDone { finish: Finish::Report };
 const NEVER: Heard = Heard { started: 0, agent: 0, work: 0 };
 
 fn boot(number: u128) -> BootId {
@@ -14,10 +15,10 @@ fn ready(number: u128, generation: Option<u32>) -> TaskEvent {
 }
 
 /// Takes events one after the other, a second apart, and compares the names of the states.
-fn check(finish: Finish, events: &[(TaskEvent, &str)]) -> Life {
+fn check(events: &[(TaskEvent, &str)]) -> Life {
     let mut life = Life::new(0);
     for (second, (event, expected)) in events.iter().enumerate() {
-        life = step(&life, event, finish, second as i64 * 1000).0;
+        life = step(&life, event, second as i64 * 1000).0;
         assert_eq!(life.state.name(), *expected, "after {event:?}");
     }
     life
@@ -25,49 +26,40 @@ fn check(finish: Finish, events: &[(TaskEvent, &str)]) -> Life {
 
 #[test]
 fn a_deploy_ends_with_the_systems_report() {
-    let life = check(
-        Finish::Report,
-        &[
-            (ready(1, None), "handed-out"),
-            (TaskEvent::Progressed, "running"),
-            (TaskEvent::WorkDone, "work-done"),
-            (TaskEvent::AgentGone, "rebooting"),
-            (TaskEvent::SentToDisk, "awaiting-report"),
-            (TaskEvent::Reported, "done"),
-            (TaskEvent::Reported, "done"),
-        ],
-    );
+    let life = check(&[
+        (ready(1, None), "handed-out"),
+        (TaskEvent::Progressed, "running"),
+        (DONE, "work-done"),
+        (TaskEvent::AgentGone, "rebooting"),
+        (TaskEvent::SentToDisk, "awaiting-report"),
+        (TaskEvent::Reported, "done"),
+        (TaskEvent::Reported, "done"),
+    ]);
     assert_eq!(life.generation, 1);
 }
 
 #[test]
 fn without_a_report_it_ends_unconfirmed_when_the_disk_starts() {
-    check(
-        Finish::LocalBoot,
-        &[
-            (ready(1, None), "handed-out"),
-            (TaskEvent::WorkDone, "work-done"),
-            (TaskEvent::SentToDisk, "done (unconfirmed)"),
-        ],
-    );
+    check(&[
+        (ready(1, None), "handed-out"),
+        (TaskEvent::WorkDone { finish: Finish::LocalBoot }, "work-done"),
+        (TaskEvent::SentToDisk, "done (unconfirmed)"),
+    ]);
 }
 
 #[test]
 fn a_fresh_agent_gets_the_task_again_a_known_one_goes_on() {
-    let life = check(
-        Finish::Report,
-        &[
-            (ready(1, None), "handed-out"),
-            (ready(1, None), "handed-out"),
-            (TaskEvent::Progressed, "running"),
-            (ready(1, Some(1)), "running"),
-            (TaskEvent::AgentGone, "running"),
-            (ready(2, None), "handed-out"),
-            (TaskEvent::Progressed, "running"),
-            // An agent that came back with what it had before the other one got it.
-            (ready(1, Some(1)), "handed-out"),
-        ],
-    );
+    let life = check(&[
+        (ready(1, None), "handed-out"),
+        (ready(1, None), "handed-out"),
+        (TaskEvent::Progressed, "running"),
+        (ready(1, Some(1)), "running"),
+        (TaskEvent::AgentGone, "running"),
+        (ready(2, None), "handed-out"),
+        (TaskEvent::Progressed, "running"),
+        // An agent that came back with what it had before the other one got it.
+        (ready(1, Some(1)), "handed-out"),
+    ]);
     assert_eq!(life.generation, 3);
 }
 
@@ -75,30 +67,30 @@ fn a_fresh_agent_gets_the_task_again_a_known_one_goes_on() {
 fn a_node_that_resets_for_ever_is_given_up() {
     let mut life = Life::new(0);
     for number in 1..=u128::from(MAX_GENERATION) {
-        life = step(&life, &ready(number, None), Finish::Report, 0).0;
+        life = step(&life, &ready(number, None), 0).0;
         assert_eq!(life.generation, number as u32);
-        life = step(&life, &TaskEvent::Progressed, Finish::Report, 0).0;
+        life = step(&life, &TaskEvent::Progressed, 0).0;
     }
-    life = step(&life, &ready(99, None), Finish::Report, 0).0;
+    life = step(&life, &ready(99, None), 0).0;
     assert!(matches!(life.state, TaskState::Failed { .. }), "{life:?}");
 }
 
 #[test]
 fn a_cancelled_task_waits_for_the_agents_safe_point() {
     let cancel = TaskEvent::CancelAsked { reason: "asked".into() };
-    check(Finish::Report, &[(cancel.clone(), "cancelled")]);
+    check(&[(cancel.clone(), "cancelled")]);
     let begun = [(ready(1, None), "handed-out"), (cancel.clone(), "cancelling")];
     let with = |event: TaskEvent, state| {
         let mut events = begun.to_vec();
         events.push((event, state));
-        check(Finish::Report, &events);
+        check(&events);
     };
     with(TaskEvent::WorkFailed { cause: "cancelled".into() }, "cancelled");
     with(ready(2, None), "cancelled");
     with(ready(1, Some(1)), "cancelling");
     with(TaskEvent::Expired { cause: "slow".into() }, "cancelled");
     // Too late to stop it.
-    with(TaskEvent::WorkDone, "work-done");
+    with(DONE, "work-done");
 }
 
 #[test]
@@ -111,17 +103,17 @@ fn deadlines_name_what_did_not_happen() {
     };
     let life = Life::new(1000);
     check(&life, 0, 1_801_000, "did not netboot within 30 min");
-    let (life, _) = step(&life, &ready(1, None), Finish::Report, 2000);
+    let (life, _) = step(&life, &ready(1, None), 2000);
     check(&life, 2000, 1_802_000, "fell silent");
     check(&life, 2000 + BEGIN_LIMIT_MS, 2000 + BEGIN_LIMIT_MS, "did not begin");
-    let (life, _) = step(&life, &TaskEvent::Progressed, Finish::Report, 3000);
+    let (life, _) = step(&life, &TaskEvent::Progressed, 3000);
     check(&life, 4000, 1_804_000, "fell silent");
     check(&life, 3000 + WORK_LIMIT_MS, 3000 + WORK_LIMIT_MS, "24");
-    let (life, _) = step(&life, &TaskEvent::WorkDone, Finish::Report, 5000);
+    let (life, _) = step(&life, &DONE, 5000);
     check(&life, 0, 5000 + REBOOT_LIMIT_MS, "boot script");
-    let (life, _) = step(&life, &TaskEvent::SentToDisk, Finish::Report, 6000);
+    let (life, _) = step(&life, &TaskEvent::SentToDisk, 6000);
     check(&life, 0, 6000 + REPORT_LIMIT_MS, "did not report");
-    let (life, _) = step(&life, &TaskEvent::Expired { cause: "x".into() }, Finish::Report, 7000);
+    let (life, _) = step(&life, &TaskEvent::Expired { cause: "x".into() }, 7000);
     assert_eq!(deadline(&life, NEVER, 0), None);
 }
 
@@ -134,21 +126,21 @@ fn a_restart_of_the_controller_makes_nobody_late() {
     let events = [
         ready(1, None),
         TaskEvent::Progressed,
-        TaskEvent::WorkDone,
+        DONE,
         TaskEvent::AgentGone,
         TaskEvent::SentToDisk,
         TaskEvent::Reported,
     ];
     for event in events {
         assert!(deadline(&life, heard, 60_000).unwrap().at >= long + 60_000, "{life:?}");
-        life = step(&life, &event, Finish::Report, 0).0;
+        life = step(&life, &event, 0).0;
     }
 }
 
 #[test]
 fn work_that_stands_still_fails_though_its_agent_is_heard_of() {
-    let (life, _) = step(&Life::new(0), &ready(1, None), Finish::Report, 0);
-    let (life, _) = step(&life, &TaskEvent::Progressed, Finish::Report, 0);
+    let (life, _) = step(&Life::new(0), &ready(1, None), 0);
+    let (life, _) = step(&life, &TaskEvent::Progressed, 0);
     let at = |agent, work| deadline(&life, Heard { started: 0, agent, work }, 9_000_000).unwrap();
     let late = at(5000 + STILL_LIMIT_MS, 5000);
     assert_eq!(late.at, 5000 + STILL_LIMIT_MS);
@@ -162,7 +154,8 @@ fn any_event() -> impl Strategy<Value = TaskEvent> {
         (0u128..4, prop::option::of(0u32..12)).prop_map(|(number, held)| ready(number, held)),
         Just(TaskEvent::AgentGone),
         Just(TaskEvent::Progressed),
-        Just(TaskEvent::WorkDone),
+        Just(DONE),
+        Just(TaskEvent::WorkDone { finish: Finish::LocalBoot }),
         Just(TaskEvent::WorkFailed { cause: "disk full".into() }),
         Just(TaskEvent::SentToDisk),
         Just(TaskEvent::Reported),
@@ -176,12 +169,10 @@ proptest! {
     #[test]
     fn invariants_hold(
         events in prop::collection::vec(any_event(), 0..80),
-        report: bool,
     ) {
-        let finish = if report { Finish::Report } else { Finish::LocalBoot };
         let mut life = Life::new(0);
         for (second, event) in events.iter().enumerate() {
-            let (next, effects) = step(&life, event, finish, second as i64);
+            let (next, effects) = step(&life, event, second as i64);
             let handed = effects.contains(&TaskEffect::HandOut);
             prop_assert!(next.generation >= life.generation && next.generation <= MAX_GENERATION);
             prop_assert!(next.generation == life.generation || handed);
@@ -199,8 +190,8 @@ proptest! {
         }
         // A cancelled and expired task has ended, whatever it was.
         let cancel = TaskEvent::CancelAsked { reason: "asked".into() };
-        let (life, _) = step(&life, &cancel, finish, 0);
-        let (life, _) = step(&life, &TaskEvent::Expired { cause: "late".into() }, finish, 0);
+        let (life, _) = step(&life, &cancel, 0);
+        let (life, _) = step(&life, &TaskEvent::Expired { cause: "late".into() }, 0);
         prop_assert!(life.state.has_ended());
     }
 
@@ -208,7 +199,7 @@ proptest! {
     fn states_survive_the_store(events in prop::collection::vec(any_event(), 0..20)) {
         let mut life = Life::new(7);
         for event in &events {
-            life = step(&life, event, Finish::Report, 9).0;
+            life = step(&life, event, 9).0;
             let text = serde_json::to_string(&life.state).unwrap();
             prop_assert_eq!(serde_json::from_str::<TaskState>(&text).unwrap(), life.state.clone());
         }

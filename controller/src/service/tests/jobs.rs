@@ -190,7 +190,7 @@ async fn an_agent_that_reconnects_goes_on() {
     assert_eq!(again.heard(), Some(ToAgent::Ack { task: id, number: 2 }));
     again.repeat(2, TaskEvent::StepDone { step, millis: 5 }).await.unwrap();
     again.repeat(3, TaskEvent::StepStarted { step: Step::Partition }).await.unwrap();
-    assert!(again.repeat(5, TaskEvent::Done).await.is_err(), "4 is missing");
+    assert!(again.repeat(5, TaskEvent::Done { reports: true }).await.is_err(), "4 is missing");
     assert_eq!(rig.task(job).await.steps.len(), 2);
     let events = rig.service.job_events(job, 0, Duration::ZERO).await.unwrap();
     let agents = events.iter().filter(|e| matches!(e.what, crate::store::Noted::Agent(_)));
@@ -222,7 +222,7 @@ async fn the_controller_may_restart_in_every_state() {
     agent.take_task();
     // Its first two events were kept by the controller before the crash.
     agent.repeat(2, TaskEvent::StepDone { step: Step::CheckDisk, millis: 5 }).await.unwrap();
-    agent.repeat(3, TaskEvent::Done).await.unwrap();
+    agent.repeat(3, TaskEvent::Done { reports: true }).await.unwrap();
     rig.check(job, "work-done").await;
     assert_eq!(rig.answer(&machine), BootAnswer::LocalDisk);
 
@@ -444,7 +444,7 @@ async fn a_doubted_node_neither_gets_nor_moves_its_task() {
     assert!(other.heard().is_none(), "no task");
     assert!(!rig.may_read(other.node).await);
     other.task = task;
-    assert!(other.repeat(3, TaskEvent::Done).await.is_err());
+    assert!(other.repeat(3, TaskEvent::Done { reports: true }).await.is_err());
     rig.check(job, "running").await;
 }
 

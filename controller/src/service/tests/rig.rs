@@ -154,7 +154,7 @@ impl Rig {
     }
 
     pub fn answer(&self, machine: &Machine) -> BootAnswer {
-        self.service.boot_table().borrow().answer(machine.mac).clone()
+        self.service.boot_table().borrow().answer(machine.mac)
     }
 
     pub async fn boot_event(&self, machine: &Machine, kind: BootEventKind) {
@@ -438,7 +438,7 @@ impl Agent {
         for step in self.task.as_ref().unwrap().work.steps() {
             self.step(*step).await;
         }
-        self.event(TaskEvent::Done).await;
+        self.event(TaskEvent::Done { reports: true }).await;
     }
 
     /// The machine loses power.

@@ -98,7 +98,7 @@ const DISK_MODULES: &[&str] = &[
     "cat",
 ];
 
-/// What the `grub.cfg` of Debian, Ubuntu and Fedora asks for by `insmod` or by name, with what an
+/// What the `grub.cfg` of Debian and Ubuntu asks for by `insmod` or by name, with what an
 /// operator needs at the prompt. `gfxterm` is left out on purpose: Debian's script switches the output
 /// to it, away from the serial line, and keeps the text console where it is missing.
 const SLOT_MODULES: &[&str] = &[
