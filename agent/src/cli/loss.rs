@@ -11,18 +11,26 @@ pub(super) fn contents(disk: &str) -> Vec<Content> {
     disks.into_iter().find(|found| found.name == disk).map_or(Vec::new(), |found| found.contents)
 }
 
-/// Prints which disk a device node belongs to; nothing if that is not known, as for a file.
+/// Prints which disk a device node belongs to and, if it is a whole disk, what lies in its partitions;
+/// nothing for a file.
 pub(super) fn show_node(node: &Path) {
-    let disk = node.canonicalize().ok().and_then(|node| disk_of(&node));
-    if let Some(disk) = disk {
-        print(&disk.to_string());
+    let Some((disk, name)) = node.canonicalize().ok().and_then(|node| disk_of(&node)) else {
+        return;
+    };
+    print(&disk.to_string());
+    if disk.name == name {
+        let contents = contents(&disk.name);
+        for content in contents.iter().filter(|content| content.partition.is_some()) {
+            print(&format!("lost: {content}"));
+        }
     }
 }
 
-fn disk_of(node: &Path) -> Option<Disk> {
+/// The disk, and the node's own kernel name.
+fn disk_of(node: &Path) -> Option<(Disk, String)> {
     let name = node.file_name()?.to_str()?;
     // A partition's directory lies in that of its disk.
     let dir = fs::canonicalize(Path::new("/sys/class/block").join(name)).ok()?;
     let is_here = |disk: &Disk| dir.iter().any(|part| part == disk.name.as_str());
-    inventory::disks().into_iter().find(is_here)
+    Some((inventory::disks().into_iter().find(is_here)?, name.to_owned()))
 }

@@ -38,8 +38,7 @@ impl Restore {
         let target = Existing::of(&self.to)?;
         loss::show_node(&self.to);
         let found = target.found()?;
-        let whole = if found == Contents::Blank { "nothing".into() } else { found.to_string() };
-        print(&format!("{to} is written over; lost: {whole}"));
+        print(&format!("{to} is written over; it holds: {found}"));
         if self.leave.dry_run {
             return Ok(());
         }

@@ -36,7 +36,7 @@ pub(super) struct DiskArgs {
     /// Size of the disk in bytes, as `scan` shows it
     #[arg(long)]
     bytes: u64,
-    /// Layout of the disk: the controller's configuration, or a file with its [[layouts]]
+    /// Layout of the disk: the controller's configuration, or a file with its `[[layouts]]`
     #[arg(long, value_name = "FILE")]
     layout: PathBuf,
     /// Which of the layouts in the file, if there are several

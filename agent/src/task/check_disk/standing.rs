@@ -97,8 +97,8 @@ fn may_partition(
         return Ok(());
     }
     bail!(
-        "{} is not blank and does not have the layout ({}); it holds: {found}; nothing was written, \
-         and nothing will be without leave to overwrite anything",
+        "{} is not blank and does not have the layout ({}); it holds: {found}; nothing was \
+         written, and nothing will be without leave to overwrite anything",
         disk.name,
         table_text(device, plan)
     );
