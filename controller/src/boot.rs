@@ -6,7 +6,7 @@
 //! hold.
 //!
 //! ```text
-//! UDP 67 ── dhcp ── lease journal (fdatasync before the ACK)
+//! UDP 67 ── dhcp ── lease journal (fdatasync before the ACK); or a proxy, with UDP 4011
 //!            └─ who got a script ─> ndp ── ICMPv6: no router here, go on booting
 //! UDP 69 ── tftp ──┐
 //! TCP 80 ── http ──┴ boot files, scripts by the boot table, RAM image, reports
@@ -27,7 +27,7 @@ mod tftp;
 pub use link::BootLink;
 
 use crate::{
-    config::{Config, Dhcp, RouterSolicitations},
+    config::{Config, RouterSolicitations},
     pki::Pki,
     service::{BootEvent, ReportRefusal, Service},
 };
@@ -93,19 +93,13 @@ impl<N: Nodes> Boot<N> {
     pub async fn bind(config: &Config, nodes: N, pki: Arc<Pki>) -> anyhow::Result<Self> {
         let (events, recorder) = events::queue(nodes.clone());
         let files = Arc::new(BootFiles::new(&config.boot.ipxe_dir));
-        let (dhcp, ndp) = match &config.dhcp {
-            Dhcp::Off => (None, None),
-            Dhcp::Server(subnet) => {
-                let (scripts, given) = ndp::queue();
-                let dhcp = dhcp::Driver::bind(config, subnet, events.clone(), scripts).await?;
-                let ndp = match subnet.router_solicitations {
-                    RouterSolicitations::Answered => {
-                        ndp::Driver::bind_or_warn(&config.network.interface, given)
-                    }
-                    RouterSolicitations::Ignored => None,
-                };
-                (Some(dhcp), ndp)
+        let (scripts, given) = ndp::queue();
+        let dhcp = dhcp::Driver::bind(config, events.clone(), scripts).await?;
+        let ndp = match config.dhcp.router_solicitations() {
+            RouterSolicitations::Answered => {
+                ndp::Driver::bind_or_warn(&config.network.interface, given)
             }
+            RouterSolicitations::Ignored => None,
         };
         let tftp = tftp::Driver::bind(&config.network, files.clone(), events.clone()).await?;
         let http = http::Driver::bind(config, nodes, pki, files, events).await?;

@@ -33,7 +33,7 @@ pub struct Config {
     pub api: Api,
     /// Where nodes reach us.
     pub network: Network,
-    /// Whether and how we hand out addresses.
+    /// Our part in DHCP.
     pub dhcp: Dhcp,
     /// Files that nodes boot from.
     pub boot: BootFiles,
@@ -65,13 +65,33 @@ pub struct Network {
     pub quic_port: u16,
 }
 
-/// Whether and how we hand out addresses.
+/// Our part in DHCP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dhcp {
-    /// Another server does.
+    /// None: another server gives addresses and names our boot files.
     Off,
     /// We are the subnet's server.
     Server(DhcpServer),
+    /// Another server gives the addresses, we tell what to boot.
+    Proxy(DhcpProxy),
+}
+
+impl Dhcp {
+    /// Without DHCP we do not know who boots from us, and tell nobody anything.
+    pub fn router_solicitations(&self) -> RouterSolicitations {
+        match self {
+            Self::Off => RouterSolicitations::Ignored,
+            Self::Server(server) => server.router_solicitations,
+            Self::Proxy(proxy) => proxy.router_solicitations,
+        }
+    }
+}
+
+/// What a proxy does beside telling what to boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DhcpProxy {
+    /// What machines hear that ask for an IPv6 router while they boot from us.
+    pub router_solicitations: RouterSolicitations,
 }
 
 /// The subnet that we hand out addresses of.
@@ -97,7 +117,7 @@ pub struct DhcpServer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouterSolicitations {
     /// That there is none. iPXE configures IPv6 beside DHCP and waits 16 s for an answer before it
-    /// fetches its boot script; this ends the wait. Only machines that our DHCP server gave a
+    /// fetches its boot script; this ends the wait. Only machines that our DHCP gave a
     /// script within the last minute are answered, each alone, and get no IPv6 address by it.
     Answered,
     /// Nothing: the network has an IPv6 router of its own, or is to see no such packets of ours.

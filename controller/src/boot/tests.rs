@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 mod lab;
 mod ndp;
+mod proxy;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const CLIENT: Mac = Mac([0x52, 0x54, 0, 0, 0, 0x10]);

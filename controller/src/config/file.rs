@@ -1,8 +1,8 @@
 //! The keys of the file with their defaults, and the checks that turn them into a [`Config`].
 
 use super::{
-    Api, Approve, BootFiles, Config, DEFAULT_SOCKET, Dhcp, DhcpServer, Network, NodePolicy,
-    Reenrol, RouterSolicitations,
+    Api, Approve, BootFiles, Config, DEFAULT_SOCKET, Dhcp, DhcpProxy, DhcpServer, Network,
+    NodePolicy, Reenrol, RouterSolicitations,
 };
 use metalcast_formats::layout::compute;
 use metalcast_netboot::dhcp::server::{MAX_DNS, MAX_RANGE};
@@ -61,6 +61,7 @@ struct NetworkKeys {
 #[serde(rename_all = "lowercase")]
 enum Mode {
     Server,
+    Proxy,
     Off,
 }
 
@@ -82,7 +83,7 @@ struct BootKeys {
     ram_image: PathBuf,
     ipxe_dir: PathBuf,
     kernel_args: String,
-    /// Left out, it is true if we are the DHCP server: else we do not know who boots from us.
+    /// Left out, it is true unless dhcp.mode is off: then we do not know who boots from us.
     #[serde(skip_serializing_if = "Option::is_none")]
     answer_router_solicitations: Option<bool>,
 }
@@ -246,15 +247,35 @@ impl NetworkKeys {
 
 impl DhcpKeys {
     fn check(self, address: Ipv4Addr, answer: Option<bool>) -> Result<Dhcp, Wrong> {
-        if self.mode == Mode::Off {
-            if answer == Some(true) {
+        match self.mode {
+            Mode::Off if answer == Some(true) => wrong(
+                "boot.answer_router_solicitations",
+                "needs dhcp.mode = \"server\" or \"proxy\": only machines that we gave a boot script are answered",
+            ),
+            Mode::Off => Ok(Dhcp::Off),
+            Mode::Proxy => self.check_proxy(answer),
+            Mode::Server => self.check_server(address, answer),
+        }
+    }
+
+    fn check_proxy(self, answer: Option<bool>) -> Result<Dhcp, Wrong> {
+        for (key, is_there) in [
+            ("dhcp.range_start", self.range_start.is_some()),
+            ("dhcp.range_end", self.range_end.is_some()),
+            ("dhcp.router", self.router.is_some()),
+            ("dhcp.dns", !self.dns.is_empty()),
+        ] {
+            if is_there {
                 return wrong(
-                    "boot.answer_router_solicitations",
-                    "needs dhcp.mode = \"server\": only machines that got a boot script from our DHCP server are answered",
+                    key,
+                    "a proxy gives no addresses; leave it to the network's DHCP server",
                 );
             }
-            return Ok(Dhcp::Off);
         }
+        Ok(Dhcp::Proxy(DhcpProxy { router_solicitations: router_solicitations(answer) }))
+    }
+
+    fn check_server(self, address: Ipv4Addr, answer: Option<bool>) -> Result<Dhcp, Wrong> {
         if !(8..=30).contains(&self.prefix_len) {
             return wrong("dhcp.prefix_len", "must be 8 to 30");
         }
@@ -262,7 +283,7 @@ impl DhcpKeys {
         let (Some(start), Some(end)) = (self.range_start, self.range_end) else {
             return wrong(
                 "dhcp.range_start",
-                "range_start and range_end are needed; or write mode = \"off\"",
+                "range_start and range_end are needed; beside another DHCP server write mode = \"proxy\"",
             );
         };
         for (key, address) in [("dhcp.range_start", start), ("dhcp.range_end", end)] {
@@ -299,11 +320,15 @@ impl DhcpKeys {
             router: self.router,
             dns: self.dns,
             lease: Duration::from_secs(u64::from(self.lease_seconds)),
-            router_solicitations: match answer {
-                Some(true) | None => RouterSolicitations::Answered,
-                Some(false) => RouterSolicitations::Ignored,
-            },
+            router_solicitations: router_solicitations(answer),
         }))
+    }
+}
+
+fn router_solicitations(answer: Option<bool>) -> RouterSolicitations {
+    match answer {
+        Some(true) | None => RouterSolicitations::Answered,
+        Some(false) => RouterSolicitations::Ignored,
     }
 }
 
@@ -379,12 +404,13 @@ impl From<&Config> for File {
         let BootFiles { ram_image, ipxe_dir, kernel_args } = config.boot.clone();
         let answer_router_solicitations = match &config.dhcp {
             Dhcp::Off => None,
-            Dhcp::Server(server) => {
-                Some(server.router_solicitations == RouterSolicitations::Answered)
+            Dhcp::Server(_) | Dhcp::Proxy(_) => {
+                Some(config.dhcp.router_solicitations() == RouterSolicitations::Answered)
             }
         };
         let dhcp = match config.dhcp.clone() {
             Dhcp::Off => DhcpKeys { mode: Mode::Off, ..DhcpKeys::default() },
+            Dhcp::Proxy(_) => DhcpKeys { mode: Mode::Proxy, ..DhcpKeys::default() },
             Dhcp::Server(server) => DhcpKeys {
                 mode: Mode::Server,
                 prefix_len: server.prefix_len,

@@ -9,6 +9,14 @@ range_start = "10.77.0.100"
 range_end = "10.77.0.200"
 "#;
 
+const PROXY: &str = r#"
+[network]
+interface = "eth1"
+address = "10.77.0.1"
+[dhcp]
+mode = "proxy"
+"#;
+
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(Path::new("/etc/lab.toml"), text)
 }
@@ -31,7 +39,8 @@ fn the_least_that_must_be_written_gives_the_documented_defaults() {
 #[test]
 fn what_is_shown_can_be_read_again() {
     let silent = format!("{LAB}[boot]\nanswer_router_solicitations = false\n");
-    for text in [LAB.to_owned(), LAB.replace("[dhcp]", "[dhcp]\nmode = \"off\""), silent] {
+    let off = LAB.replace("[dhcp]", "[dhcp]\nmode = \"off\"");
+    for text in [LAB.to_owned(), off, PROXY.to_owned(), silent] {
         let config = parse(&text).unwrap();
         assert_eq!(parse(&config.to_string()).unwrap(), config);
     }
@@ -52,6 +61,12 @@ fn router_solicitations_are_answered_unless_told_otherwise_and_only_beside_our_d
         assert_eq!(server.router_solicitations, meant);
     }
     assert_eq!(parse(&text("off", false)).unwrap().dhcp, Dhcp::Off);
+    let proxy = |boot: &str| parse(&format!("{PROXY}{boot}")).unwrap().dhcp.router_solicitations();
+    assert_eq!(proxy(""), RouterSolicitations::Answered);
+    assert_eq!(
+        proxy("[boot]\nanswer_router_solicitations = false\n"),
+        RouterSolicitations::Ignored
+    );
     let error = parse(&text("off", true)).unwrap_err().to_string();
     assert!(error.contains("boot.answer_router_solicitations: needs dhcp.mode"), "{error}");
 }
@@ -73,7 +88,8 @@ fn mistakes_are_named_with_file_and_key() {
     check("10.77.0.200", "10.77.0.255", &["dhcp.range_end", "broadcast"]);
     check("10.77.0.1\"", "10.77.0.150\"", &["dhcp.range_start", "our own address"]);
     check("10.77.0.1\"", "0.0.0.0\"", &["network.address", "not an address of one host"]);
-    check("range_start = \"10.77.0.100\"", "", &["dhcp.range_start", "mode = \"off\""]);
+    check("range_start = \"10.77.0.100\"", "", &["dhcp.range_start", "mode = \"proxy\""]);
+    check("[dhcp]", "[dhcp]\nmode = \"proxy\"", &["dhcp.range_start", "proxy gives no addresses"]);
     check("[dhcp]", "[dhcp]\nprefix_len = 31", &["dhcp.prefix_len", "8 to 30"]);
     check("[dhcp]", "[dhcp]\nrouter = \"10.77.0.120\"", &["dhcp.router", "range"]);
     check("[dhcp]", "[dhcp]\nlease_seconds = 5", &["dhcp.lease_seconds", "60"]);

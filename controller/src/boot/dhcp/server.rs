@@ -4,26 +4,19 @@
 //! written. Requests that came together are written together, so a rack that powers on at once
 //! costs a few flushes.
 
-use super::{
-    Protocol, bind_error,
-    events::Events,
-    files::{BIOS_FILE, X64_FILE},
-    journal::Journal,
-    ndp::Scripts,
-};
+use super::{CLIENT_PORT, SERVER_PORT, sender, socket, socket_error};
 use crate::{
+    boot::{events::Events, journal::Journal, ndp::Scripts, now_unix},
     config::{Config, DhcpServer},
     service::BootEventKind,
 };
 use anyhow::Context;
 use metalcast_netboot::dhcp::{
-    boot::{BootFile, BootSettings},
+    boot::BootFile,
     lease::{Holder, LeaseRecord},
     server::{self, Destination, Ignored, Outcome, Reply, ReplyKind, Server},
     wire,
 };
-use metalcast_shared::id::Mac;
-use socket2::{Domain, Socket, Type};
 use std::{
     collections::BTreeMap,
     io,
@@ -32,8 +25,6 @@ use std::{
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
-const SERVER_PORT: u16 = 67;
-const CLIENT_PORT: u16 = 68;
 /// Requests written to the journal together.
 const MAX_BATCH: usize = 64;
 
@@ -60,10 +51,8 @@ impl Driver {
             .await
             .context("reading the lease journal was interrupted")??;
         let server = Server::new(settings, leases).context("setting up the DHCP server")?;
-        let socket = socket(interface).map_err(|error| {
-            let what = format!("UDP port {SERVER_PORT} on {interface} for DHCP");
-            bind_error(error, &what, Protocol::Udp, SERVER_PORT)
-        })?;
+        let socket = socket(interface, SERVER_PORT)
+            .map_err(|error| socket_error(error, interface, SERVER_PORT))?;
         Ok(Self { socket, server, journal, events, scripts })
     }
 
@@ -93,7 +82,7 @@ impl Driver {
                     break;
                 }
             };
-            let now = u64::try_from(super::now_unix()).unwrap_or(0);
+            let now = u64::try_from(now_unix()).unwrap_or(0);
             match self.server.handle(now, datagram) {
                 Outcome::Reply(reply) => {
                     records.extend(reply.lease_change.clone());
@@ -174,17 +163,6 @@ impl Driver {
     }
 }
 
-/// A socket of our interface alone. Two such sockets on different interfaces do not disturb each
-/// other, and without SO_REUSEADDR a second server on ours is an error instead of a riddle.
-fn socket(interface: &str) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-    socket.bind_device(Some(interface.as_bytes()))?;
-    socket.set_broadcast(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, SERVER_PORT).into())?;
-    UdpSocket::from_std(socket.into())
-}
-
 fn settings(config: &Config, subnet: &DhcpServer) -> anyhow::Result<server::Config> {
     let address = config.network.address;
     Ok(server::Config {
@@ -196,13 +174,7 @@ fn settings(config: &Config, subnet: &DhcpServer) -> anyhow::Result<server::Conf
         dns: subnet.dns.clone(),
         domain: None,
         lease_secs: u32::try_from(subnet.lease.as_secs()).context("dhcp.lease_seconds")?,
-        boot: BootSettings {
-            http_base: super::http::base_url(&config.network),
-            tftp_server: address,
-            bios_file: BIOS_FILE.to_owned(),
-            x64_file: X64_FILE.to_owned(),
-            arm64_file: None,
-        },
+        boot: super::boot_settings(config),
         reservations: BTreeMap::new(),
     })
 }
@@ -215,9 +187,4 @@ fn trace_record(record: &LeaseRecord) {
             tracing::warn!(%ip, "DHCP decline: a client found the address in use by another");
         }
     }
-}
-
-/// The client's address in a datagram that was not understood otherwise: `chaddr`, 28 bytes in.
-fn sender(datagram: &[u8]) -> Option<Mac> {
-    Some(Mac(*datagram.get(28..34)?.first_chunk()?))
 }

@@ -1,5 +1,6 @@
 //! Two network namespaces on one wire: the boot services on `srv0` (10.77.0.1/24), clients on
-//! `cli0`. All of it is gone when the values are dropped.
+//! `cli0`; and a third on the same wire for a host of somebody else's, `ext0` (10.77.0.2/24). All of
+//! it is gone when the values are dropped.
 
 use super::{FakeNodes, now_unix};
 use crate::{boot::Boot, config::Config, pki::Pki};
@@ -12,14 +13,15 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     os::unix::fs::PermissionsExt,
-    path::Path,
-    process::{Command, Output},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
         mpsc,
     },
     thread::JoinHandle,
+    time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +31,23 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 pub struct Lab {
     server: String,
     client: String,
+    other: String,
     dir: tempfile::TempDir,
+}
+
+/// Where a program runs.
+#[derive(Clone, Copy)]
+pub enum Host {
+    /// Beside the boot services.
+    Ours,
+    /// On the third host.
+    Other,
+}
+
+/// A running program. Dropping it kills it.
+pub struct Program {
+    child: Child,
+    log: PathBuf,
 }
 
 fn ip(arguments: &str) {
@@ -52,14 +70,19 @@ impl Lab {
     /// Connected and up; the client has no address.
     pub fn new() -> Self {
         let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let (server, client) = (format!("mcs-{id}"), format!("mcc-{id}"));
-        ip(&format!("netns add {server}"));
-        ip(&format!("netns add {client}"));
-        let lab = Self { server, client, dir: tempfile::tempdir().unwrap() };
-        let Self { server, client, .. } = &lab;
+        let dir = tempfile::tempdir().unwrap();
+        let [server, client, other] = ["mcs", "mcc", "mco"].map(|name| format!("{name}-{id}"));
+        for namespace in [&server, &client, &other] {
+            ip(&format!("netns add {namespace}"));
+        }
+        let lab = Self { server, client, other, dir };
+        let Self { server, client, other, .. } = &lab;
         ip(&format!("-n {server} link add srv0 type veth peer name cli0 netns {client}"));
         ip(&format!("-n {server} address add 10.77.0.1/24 dev srv0"));
         ip(&format!("-n {server} link set srv0 up"));
+        ip(&format!("-n {server} link add ext0 link srv0 netns {other} type macvlan mode bridge"));
+        ip(&format!("-n {other} address add 10.77.0.2/24 dev ext0"));
+        ip(&format!("-n {other} link set ext0 up"));
         lab.set_mac(super::CLIENT);
         lab
     }
@@ -89,6 +112,31 @@ impl Lab {
     /// Runs a program beside the boot services.
     pub fn server(&self, command: &[&str]) -> Output {
         exec(&self.server, command)
+    }
+
+    /// dnsmasq as this host's DHCP server or relay, with these options beside what keeps it apart
+    /// from the machine's own.
+    pub fn dnsmasq(&self, host: Host, options: &[&str]) -> Program {
+        let (namespace, interface) = match host {
+            Host::Ours => (&self.server, "srv0"),
+            Host::Other => (&self.other, "ext0"),
+        };
+        let log = self.dir().join(format!("dnsmasq-{interface}.log"));
+        let file = File::create(&log).unwrap();
+        let child = Command::new("ip")
+            // Changing the user would clear the parent-death signal.
+            .args(["netns", "exec", namespace, "setpriv", "--pdeathsig", "KILL", "--", "dnsmasq"])
+            .args(["--user=root", "--keep-in-foreground", "--log-facility=-", "--log-dhcp"])
+            .args(["--port=0", "--conf-file=/dev/null", "--leasefile-ro", "--no-ping"])
+            .args(["--bind-interfaces", &format!("--interface={interface}"), "--pid-file="])
+            .args(options)
+            .stdin(Stdio::null())
+            .stderr(file)
+            .spawn()
+            .expect("apt has iproute2");
+        let program = Program { child, log };
+        program.wait_for("DHCP");
+        program
     }
 
     /// Runs this in a thread of the client's namespace, for sockets that are to be in it.
@@ -134,12 +182,32 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for namespace in [&self.server, &self.client] {
+        for namespace in [&self.server, &self.client, &self.other] {
             let deleted = Command::new("ip").args(["netns", "delete", namespace]).status();
             if !deleted.is_ok_and(|status| status.success()) {
                 eprintln!("network namespace {namespace} is left behind");
             }
         }
+    }
+}
+
+impl Program {
+    /// Waits for a word in its log.
+    pub fn wait_for(&self, word: &str) {
+        for _ in 0..500 {
+            if fs::read_to_string(&self.log).unwrap().contains(word) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("no {word:?} in {}", fs::read_to_string(&self.log).unwrap());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -11,7 +11,9 @@
 //! ends after our own binary, which must be one built with HTTP.
 
 use super::packet::{Arch, Program, Request};
-use std::net::Ipv4Addr;
+use std::{fmt, net::Ipv4Addr};
+
+pub(super) mod options;
 
 /// The header's `file` field holds 127 bytes and a NUL.
 const MAX_FILE_LEN: usize = 127;
@@ -75,6 +77,16 @@ pub enum NoBootFile {
     NotBooting,
     /// We have no file for its architecture; `None` if it did not say which.
     UnknownArch(Option<Arch>),
+}
+
+impl fmt::Display for NoBootFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotBooting => f.write_str("it does not boot from the network"),
+            Self::UnknownArch(None) => f.write_str("it does not say its architecture"),
+            Self::UnknownArch(Some(arch)) => write!(f, "there is none for {arch:?}"),
+        }
+    }
 }
 
 impl BootSettings {

@@ -276,11 +276,6 @@ impl Server {
         self.counters
     }
 
-    /// The configuration in use.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
     fn answer(&mut self, now_unix: u64, request: &Request) -> Outcome {
         if !request.giaddr.is_unspecified() && !self.config.contains(request.giaddr) {
             return Outcome::Ignored(Ignored::OtherNetwork(request.giaddr));

@@ -1,12 +1,12 @@
 //! The bytes of a reply.
-//!
-//! Boot files are told twice, in the header and in options 66/67: U-Boot reads only the header,
-//! some UEFI firmware only the options.
 
 use super::{Config, Destination, ReplyKind};
 use crate::dhcp::{
-    boot::BootFile,
-    packet::{Program, Request},
+    boot::{
+        BootFile,
+        options::{self, Teller},
+    },
+    packet::Request,
     wire::{Header, Op, Writer, code},
 };
 use std::net::Ipv4Addr;
@@ -14,12 +14,6 @@ use std::net::Ipv4Addr;
 const OFFER: u8 = 2;
 const ACK: u8 = 5;
 const NAK: u8 = 6;
-
-/// PXE 2.1 section 2.2.3: sub-option 6, discovery control, with bit 3 "use the boot file named
-/// here, no menu, no discovery"; then the end mark.
-const PXE_DISCOVERY_CONTROL: [u8; 4] = [6, 1, 8, 255];
-/// iPXE's 176 `no-pxedhcp`: do not wait for a proxyDHCP server. Saves seconds at every boot.
-const IPXE_NO_PXEDHCP: [u8; 3] = [176, 1, 1];
 
 /// What may be left out where the client's buffer is small.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,11 +71,11 @@ fn write(
             // RFC 2131 section 4.4.5: T2 is 7/8 of the lease.
             out.put_number(code::REBINDING_SECONDS, secs - secs / 8);
             put_network(&mut out, config, request, extent);
-            put_boot(&mut out, config, request, boot);
+            options::put(&mut out, &config.boot, request, boot, Teller::Server);
         }
         ReplyKind::Informed => {
             put_network(&mut out, config, request, extent);
-            put_boot(&mut out, config, request, boot);
+            options::put(&mut out, &config.boot, request, boot, Teller::Server);
         }
     }
     // RFC 3046 section 2.2: echoed, and last.
@@ -94,20 +88,8 @@ fn write(
 }
 
 fn header(config: &Config, request: &Request, kind: ReplyKind, boot: &BootFile) -> Header {
-    let (file, sname, siaddr) = match boot {
-        _ if matches!(kind, ReplyKind::Nak(_)) => (None, None, None),
-        BootFile::None(_) => (None, None, None),
-        BootFile::Tftp { file } => {
-            let server = config.boot.tftp_server;
-            (Some(file), Some(server.to_string()), Some(server))
-        }
-        // `next-server` is of use in iPXE scripts; UEFI HTTP boot ignores it.
-        BootFile::Script { url } | BootFile::Http { url } => {
-            (Some(url), None, Some(config.boot.tftp_server))
-        }
-    };
     let is_nak = matches!(kind, ReplyKind::Nak(_));
-    Header {
+    let mut header = Header {
         op: Op::Reply,
         hops: 0,
         xid: request.xid,
@@ -122,12 +104,16 @@ fn header(config: &Config, request: &Request, kind: ReplyKind, boot: &BootFile) 
             ReplyKind::Offer(ip) | ReplyKind::Ack(ip) => ip,
             ReplyKind::Informed | ReplyKind::Nak(_) => Ipv4Addr::UNSPECIFIED,
         },
-        siaddr: siaddr.unwrap_or(Ipv4Addr::UNSPECIFIED),
+        siaddr: Ipv4Addr::UNSPECIFIED,
         giaddr: request.giaddr,
         chaddr: request.mac.0,
-        sname: sname.unwrap_or_default().into_bytes(),
-        file: file.cloned().unwrap_or_default().into_bytes(),
+        sname: Vec::new(),
+        file: Vec::new(),
+    };
+    if !is_nak {
+        options::fill(&mut header, &config.boot, boot);
     }
+    header
 }
 
 fn put_network(out: &mut Writer, config: &Config, request: &Request, extent: Extent) {
@@ -145,35 +131,4 @@ fn put_network(out: &mut Writer, config: &Config, request: &Request, extent: Ext
         out.put(code::DOMAIN_NAME, domain.as_bytes());
     }
     out.put_addresses(code::BROADCAST_ADDRESS, &[config.broadcast()]);
-}
-
-fn put_boot(out: &mut Writer, config: &Config, request: &Request, boot: &BootFile) {
-    let file = match boot {
-        BootFile::None(_) => return,
-        BootFile::Tftp { file } => {
-            let server = config.boot.tftp_server.to_string();
-            out.put(code::TFTP_SERVER_NAME, server.as_bytes());
-            file
-        }
-        BootFile::Script { url } | BootFile::Http { url } => url,
-    };
-    out.put(code::BOOT_FILE_NAME, file.as_bytes());
-    match request.program() {
-        // PXE firmware reads option 43 only beside its own class.
-        Program::Pxe => {
-            out.put(code::VENDOR_CLASS, b"PXEClient");
-            out.put(code::VENDOR_SPECIFIC, &PXE_DISCOVERY_CONTROL);
-        }
-        // UEFI 2.10 section 24.7.2: without this echo the offer is not taken for HTTP boot.
-        Program::UefiHttp => {
-            out.put(code::VENDOR_CLASS, b"HTTPClient");
-        }
-        Program::Ipxe | Program::IpxeWithoutHttp => {
-            out.put(code::IPXE, &IPXE_NO_PXEDHCP);
-        }
-        Program::Plain => {}
-    }
-    if let Some(uuid) = &request.machine_uuid_raw {
-        out.put(code::MACHINE_UUID, uuid);
-    }
 }
