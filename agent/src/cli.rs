@@ -1,6 +1,7 @@
 //! The stages of a deploy one at a time by hand, on any Linux with root's rights.
 
 mod image;
+mod join;
 mod layout;
 mod loss;
 mod restore;
@@ -11,13 +12,15 @@ mod tests;
 mod verify;
 mod writer;
 
-use crate::task::Machine;
+use crate::{session::LogRing, task::Machine};
 use clap::{Args, Parser, Subcommand};
 use image::ImageArgs;
+use join::JoinArgs;
 use stage::{DiskArgs, SlotArgs};
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 
 /// Where the RAM image has GRUB's files.
@@ -45,6 +48,16 @@ enum Command {
     Probe {
         /// The device or file
         device: PathBuf,
+    },
+    /// Serve a controller from this running machine, as if it had netbooted the agent
+    ///
+    /// For machines that cannot netboot. Nothing is written before the operator approves the node, and
+    /// never to another disk than those named here. Ends when the controller wants a restart.
+    Join {
+        #[command(flatten)]
+        join: JoinArgs,
+        #[command(flatten)]
+        loaders: Loaders,
     },
     /// Write the layout's partition table, unless the disk has it
     ///
@@ -97,9 +110,8 @@ enum Command {
     BootCode {
         #[command(flatten)]
         slot: SlotArgs,
-        /// Directory with boot.img, mbr-core.img and slot-core.img, as the RAM image has it
-        #[arg(long, value_name = "DIR", default_value = LOADERS)]
-        loaders: PathBuf,
+        #[command(flatten)]
+        loaders: Loaders,
     },
     /// Make a slot the one that the disk starts
     Activate {
@@ -114,6 +126,14 @@ enum Command {
     ///
     /// A slot differs from its image once it was adapted and got its boot code.
     Verify(verify::Verify),
+}
+
+/// The boot loaders that are installed.
+#[derive(Debug, Args)]
+struct Loaders {
+    /// Directory with boot.img, mbr-core.img and slot-core.img, as the RAM image has it
+    #[arg(long = "loaders", value_name = "DIR", default_value = LOADERS)]
+    dir: PathBuf,
 }
 
 /// What may be lost.
@@ -131,12 +151,14 @@ struct Leave {
 /// error. Exit codes: 0 done, 1 failed, 2 usage.
 pub fn main() -> ExitCode {
     let Cli { command } = Cli::parse();
-    crate::console::start(None);
+    let logs = Arc::new(LogRing::default());
+    let is_heard = matches!(command, Command::Join { .. });
+    crate::console::start(is_heard.then(|| logs.clone()));
     let machine = Machine::this(match &command {
-        Command::BootCode { loaders, .. } => loaders,
+        Command::BootCode { loaders, .. } | Command::Join { loaders, .. } => &loaders.dir,
         _ => Path::new(LOADERS),
     });
-    match command.run(&machine) {
+    match command.run(&machine, &logs) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -146,8 +168,9 @@ pub fn main() -> ExitCode {
 }
 
 impl Command {
-    fn run(&self, machine: &Machine) -> anyhow::Result<()> {
+    fn run(&self, machine: &Machine, logs: &Arc<LogRing>) -> anyhow::Result<()> {
         match self {
+            Self::Join { join, .. } => join.run(machine, logs),
             Self::Scan => scan::scan(),
             Self::Probe { device } => scan::probe(device),
             Self::Partition { disk, leave } => stage::partition(disk, leave, machine),

@@ -17,10 +17,12 @@ use std::time::Duration;
 /// to be heard of all the same.
 const LOOK_LIMIT: Duration = Duration::from_secs(20);
 
-/// Reads the inventory of this machine. What cannot be read is left empty.
-pub fn collect() -> Inventory {
+/// Reads the inventory of this machine, with those of its disks that are wanted. What cannot be read
+/// is left empty.
+pub fn collect(is_wanted: impl Fn(&Disk) -> bool) -> Inventory {
     let sys = Path::new("/sys");
     let bootif = Cmdline::read(Path::new("/proc/cmdline")).ok().and_then(|line| line.bootif);
+    let disks = disks::read(sys).into_iter().filter(is_wanted).collect();
     let system = system();
     Inventory {
         cpu_model: system
@@ -31,7 +33,7 @@ pub fn collect() -> Inventory {
         cpu_cores: count(sysinfo::System::physical_core_count().unwrap_or(0)),
         cpu_threads: count(system.cpus().len()),
         memory_bytes: system.total_memory(),
-        disks: contents::of_all(disks::read(sys), sys, Path::new("/dev"), LOOK_LIMIT),
+        disks: contents::of_all(disks, sys, Path::new("/dev"), LOOK_LIMIT),
         nics: nics::read(sys, bootif),
         smbios: smbios::read(sys),
         firmware: firmware(sys),
@@ -85,7 +87,7 @@ mod tests {
     /// Compared with what other programs say of this machine.
     #[test]
     fn this_machine_is_described() {
-        let inventory = collect();
+        let inventory = collect(|_| true);
         let threads = std::thread::available_parallelism().unwrap().get();
         assert!(inventory.cpu_threads as usize >= threads);
         assert!(inventory.cpu_cores >= 1 && inventory.cpu_cores <= inventory.cpu_threads);

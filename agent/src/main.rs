@@ -1,6 +1,5 @@
 //! `/init` of the RAM image, or a tool on any Linux: which of the two, the process id tells.
 
-use anyhow::Context;
 use metalcast_agent::{
     cli, console,
     init::{self, InitOutcome},
@@ -11,9 +10,6 @@ use metalcast_agent::{
 use metalcast_shared::to_controller::Phase;
 use metalcast_sys::reboot;
 use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
-
-/// Threads of the network's runtime; TLS is their work, disks have threads of their own.
-const NETWORK_THREADS: usize = 2;
 
 /// How long the reason of a restart stays on the console.
 const READ_TIME: Duration = Duration::from_secs(1);
@@ -67,15 +63,10 @@ fn process_1() -> anyhow::Result<Ending> {
         boot,
         phases: phases(&timings)?,
         machine: Arc::new(Machine::this(Path::new("/lib/metalcast/grub"))),
-        inventory: Arc::new(inventory::collect),
+        inventory: Arc::new(|| inventory::collect(|_| true)),
         logs,
     };
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(NETWORK_THREADS)
-        .enable_all()
-        .build()
-        .context("starting the network's runtime")?
-        .block_on(session::run(config))
+    session::block_on(config)
 }
 
 /// When each phase ended, counted back from now.

@@ -24,6 +24,7 @@ mod worker;
 pub use logs::{LogForward, LogRing, line_of};
 
 use crate::task::Machine;
+use anyhow::Context;
 use connect::{Connector, Identity, Refusal, STRANGER_LIMIT, Strangers};
 use metalcast_shared::{boot::BootConfig, inventory::Inventory, to_controller::Phase};
 use outbox::Outbox;
@@ -75,6 +76,19 @@ pub enum Ending {
         /// Why, for the console.
         reason: String,
     },
+}
+
+/// Threads of the network's runtime; TLS is their work, disks have threads of their own.
+const NETWORK_THREADS: usize = 2;
+
+/// Runs a session on a runtime of its own, to its end.
+pub fn block_on(config: Config) -> anyhow::Result<Ending> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(NETWORK_THREADS)
+        .enable_all()
+        .build()
+        .context("starting the network's runtime")?
+        .block_on(run(config))
 }
 
 /// Speaks with the controller until the machine has to restart. Connects again for ever.

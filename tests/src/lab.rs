@@ -6,24 +6,17 @@
 //!        │              └ tap1 ── machine      share the namespace and see br0
 //!        └ keep0 ─ keep1   (a carrier, so that br0 is up before the first machine is)
 //! ```
-//!
-//! The namespace has no name: it belongs to a holder process and is gone when the holder and the programs in it are,
-//! so nothing stays behind however a run ends, and parallel runs cannot meet. Files and Unix sockets are the host's;
-//! only the network and `/sys` differ.
 
 use std::ffi::OsStr;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
+use crate::namespace::Namespace;
 use crate::paths::{self, Scratch};
-use crate::process::{self, Background, bound, run};
-
-/// How long the holder may take to make its namespaces (milliseconds on an idle machine).
-const HOLDER_START: Duration = Duration::from_secs(20);
+use crate::process::Background;
 
 /// The bridge's name inside the namespace.
 pub const BRIDGE: &str = "br0";
@@ -31,7 +24,7 @@ pub const BRIDGE: &str = "br0";
 /// A running lab network and the directory that its logs, disks and sockets lie in.
 #[derive(Debug)]
 pub struct Lab {
-    holder: Background,
+    namespace: Namespace,
     subnet: u8,
     taps: u8,
     dir: Scratch,
@@ -44,14 +37,8 @@ impl Lab {
     /// Without root, or when ip(8), unshare(1) or setpriv(1) are missing.
     pub fn new(name: &str, subnet: u8) -> Result<Self> {
         let dir = paths::scratch(name)?;
-        let log = dir.path().join("namespace.log");
-        let mut command = bound("unshare");
-        command.args(["--net", "--mount", "--propagation", "slave", "sh", "-c"]);
-        // /sys shows the network of the namespace that mounted it.
-        command.arg("mount -t sysfs mc-sys /sys && echo ready && exec sleep infinity");
-        let holder = Background::spawn("namespace holder", &mut command, &log)?;
-        let mut lab = Self { holder, subnet, taps: 0, dir };
-        lab.wait_for_holder()?;
+        let namespace = Namespace::new("namespace", dir.path())?;
+        let lab = Self { namespace, subnet, taps: 0, dir };
         lab.make_bridge().context("making the lab's network")?;
         Ok(lab)
     }
@@ -78,16 +65,12 @@ impl Lab {
 
     /// The process id whose namespaces are the lab's, for `nsenter --target PID --net --mount`.
     pub fn holder_pid(&self) -> u32 {
-        self.holder.pid()
+        self.namespace.pid()
     }
 
     /// A command inside the lab, in the lab's directory, that dies with the thread that starts it.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = bound("nsenter");
-        command.arg(format!("--target={}", self.holder.pid()));
-        command.args(["--net", "--mount"]).arg(format!("--wd={}", self.dir.path().display()));
-        command.arg("--").arg(program);
-        command
+        self.namespace.command(program)
     }
 
     /// Starts a program inside the lab with the log `<name>.log`.
@@ -113,25 +96,12 @@ impl Lab {
     /// Runs ip(8) inside the lab.
     ///
     /// # Errors
-    /// As [`run`].
+    /// When it fails, with its words.
     pub fn ip(&self, arguments: &[&str]) -> Result<String> {
-        run(self.command("ip").args(arguments))
-    }
-
-    fn wait_for_holder(&mut self) -> Result<()> {
-        let deadline = Instant::now() + HOLDER_START;
-        while !self.holder.log_tail().contains("ready") {
-            self.holder.check_running().context("making a namespace (this needs root)")?;
-            if Instant::now() >= deadline {
-                bail!("no namespace within {HOLDER_START:?}: {}", self.holder.log_tail());
-            }
-            process::pause()?;
-        }
-        Ok(())
+        self.namespace.ip(arguments)
     }
 
     fn make_bridge(&self) -> Result<()> {
-        self.ip(&["link", "set", "lo", "up"])?;
         // No snooping: with one and no querier, multicast stops after some minutes.
         self.ip(&["link", "add", BRIDGE, "type", "bridge", "mcast_snooping", "0"])?;
         self.ip(&["link", "add", "keep0", "type", "veth", "peer", "name", "keep1"])?;
@@ -147,6 +117,7 @@ impl Lab {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::run;
 
     #[test]
     fn two_labs_with_one_subnet_do_not_meet() {

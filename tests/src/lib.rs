@@ -7,9 +7,11 @@
 
 pub mod cargo;
 pub mod clonezilla;
+pub mod host;
 pub mod image;
 pub mod lab;
 pub mod loopdev;
+pub mod namespace;
 pub mod paths;
 pub mod process;
 pub mod progress;

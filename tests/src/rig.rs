@@ -67,6 +67,38 @@ impl Artefacts {
     }
 }
 
+/// What works on a task: once it has ended, nobody does.
+pub trait Worker {
+    /// Fails when it has ended.
+    ///
+    /// # Errors
+    /// With the end of its output.
+    fn check_running(&mut self) -> Result<()>;
+
+    /// The end of its output.
+    fn last_words(&self) -> String;
+}
+
+impl Worker for Machine {
+    fn check_running(&mut self) -> Result<()> {
+        Self::check_running(self)
+    }
+
+    fn last_words(&self) -> String {
+        self.serial().last_lines(25)
+    }
+}
+
+impl Worker for Background {
+    fn check_running(&mut self) -> Result<()> {
+        Self::check_running(self)
+    }
+
+    fn last_words(&self) -> String {
+        self.log_tail()
+    }
+}
+
 /// A running controller that serves the lab's network as its DHCP, TFTP and HTTP server.
 #[derive(Debug)]
 pub struct Rig {
@@ -208,7 +240,7 @@ impl Rig {
     pub fn wait_for_task(
         &mut self,
         job: u64,
-        machine: &mut Machine,
+        machine: &mut impl Worker,
         timeout: Duration,
         reason: &str,
         wanted: impl Fn(&Value) -> bool,
@@ -226,7 +258,7 @@ impl Rig {
                 bail!(
                     "job {job}, not within {timeout:?} or never: {reason}\n{task:#}\n{}\n{}",
                     self.server.log_tail(),
-                    machine.serial().last_lines(25)
+                    machine.last_words()
                 );
             }
             std::thread::sleep(TASK_POLL);

@@ -6,9 +6,9 @@ use metalcast_shared::disk::{Content, Disk};
 use std::{fs, path::Path};
 
 /// What lies on the disk of this kernel name, as far as it is recognised.
-pub(super) fn contents(disk: &str) -> Vec<Content> {
-    let disks = inventory::collect().disks;
-    disks.into_iter().find(|found| found.name == disk).map_or(Vec::new(), |found| found.contents)
+pub(super) fn contents(name: &str) -> Vec<Content> {
+    let found = inventory::collect(|disk| disk.name == name).disks;
+    found.into_iter().flat_map(|disk| disk.contents).collect()
 }
 
 /// Prints which disk a device node belongs to and, if it is a whole disk, what lies in its partitions;

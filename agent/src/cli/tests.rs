@@ -59,7 +59,7 @@ impl Bench {
         };
         let words = std::iter::once("metalcast-agent".into()).chain(line.split(' ').map(word));
         let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
-        cli.command.run(&self.rig.machine).map_err(|error| format!("{error:#}"))
+        cli.command.run(&self.rig.machine, &Arc::default()).map_err(|error| format!("{error:#}"))
     }
 
     /// Types a stage, with the disk that it is for.

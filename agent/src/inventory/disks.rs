@@ -57,11 +57,13 @@ fn is_numbered(name: &str, prefix: &str) -> bool {
     rest.is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
 }
 
-/// virtio-blk has it at the disk, NVMe at the controller, SCSI and ATA in a page of their own.
+/// virtio-blk has it at the disk, NVMe at the controller, SCSI and ATA in a page of their own; a loop
+/// device is its file, wherever that is attached.
 fn serial(dir: &Path) -> Option<String> {
     attribute(&dir.join("serial"))
         .or_else(|| attribute(&dir.join("device/serial")))
         .or_else(|| page_80(&fs::read(dir.join("device/vpd_pg80")).ok()?))
+        .or_else(|| loop_file(dir))
 }
 
 /// The unit serial number page (SPC-4, 7.8.16): two bytes, a big-endian length, text.
@@ -71,6 +73,11 @@ fn page_80(page: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(&text[..length]);
     let text = text.trim_matches(|letter: char| letter.is_whitespace() || letter == '\0');
     (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn loop_file(dir: &Path) -> Option<String> {
+    let file = attribute(&dir.join("loop/backing_file"))?;
+    Some(Path::new(&file).file_name()?.to_string_lossy().into_owned())
 }
 
 /// A registered identifier only. The kernel makes others up from model and serial (`t10.`, `nvme.`),
@@ -130,7 +137,9 @@ mod tests {
             fs::create_dir_all(dir.join("queue")).unwrap();
             symlink("../..", dir.join("device")).unwrap();
             for (file, contents) in files {
-                fs::write(dir.join(file), contents).unwrap();
+                let file = dir.join(file);
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                fs::write(file, contents).unwrap();
             }
             let block = self.0.path().join("block");
             fs::create_dir_all(&block).unwrap();
@@ -180,6 +189,7 @@ mod tests {
             ("sr0", &[("size", &b"2048"[..])][..]),
             ("dm-0", &[("size", b"2048")]),
             ("loop0", &[("size", b"0")]),
+            ("loop1", &[("size", b"2048"), ("loop/backing_file", b"/var/lib/DISK 1\n")]),
             ("nvme0c0n1", &[("size", b"2048"), ("hidden", b"1")]),
             ("broken", &[("size", b"no number")]),
         ] {
@@ -202,13 +212,14 @@ mod tests {
                 row("sda", "MC-S", "naa.5000c500a1b2c3d4", "scsi"),
                 row("sdb", "", "", "sata"),
                 row("vda", "MC-VDA", "", "virtio"),
+                row("loop1", "DISK 1", "", "loop"),
                 row("nvme0n1", "MC-NVME", "", "nvme"),
             ]
         );
         let vda = &disks[2];
         assert_eq!((vda.bytes, vda.logical_sector, vda.physical_sector), (4 << 30, 512, 4096));
-        assert!(vda.rotational && !disks[3].rotational);
-        assert_eq!(disks[3].model.as_deref(), Some("QEMU NVMe Ctrl"));
+        assert!(vda.rotational && !disks[4].rotational);
+        assert_eq!(disks[4].model.as_deref(), Some("QEMU NVMe Ctrl"));
     }
 
     #[test]

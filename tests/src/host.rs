@@ -1,0 +1,161 @@
+//! A node that needs no emulation: the agent of the RAM image, run by hand (`metalcast-agent join`) in namespaces of its
+//! own, with a loop device as its disk and a cable to the lab.
+//!
+//! ```text
+//!   lab: br0 ── cableN ═══ eth0 10.77.L.(200+N) :host   metalcast-agent join ── /dev/loopX ── a file
+//! ```
+//!
+//! What differs from a whole machine is how the agent gets there and that nothing starts afterwards; all else is the
+//! shipped program. So a hundred of them fit where two machines do, and a cable can be pulled at a chosen byte.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::lab::{BRIDGE, Lab};
+use crate::loopdev::LoopDisk;
+use crate::namespace::Namespace;
+use crate::process::{Background, run};
+use crate::rig::Artefacts;
+
+/// The agent's program and GRUB's parts, taken out of a RAM image: what a node would run.
+#[derive(Debug, Clone)]
+pub struct Shipped {
+    dir: PathBuf,
+}
+
+impl Shipped {
+    /// Unpacks what is needed of the RAM image into a directory.
+    ///
+    /// # Errors
+    /// When zstd(1) or cpio(1) cannot read it.
+    pub fn of(artefacts: &Artefacts, dir: &Path) -> Result<Self> {
+        let dir = dir.join("shipped");
+        std::fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
+        let unpack = "zstd -dcq \"$0\" | cpio -idm --quiet 'bin/metalcast-agent' 'lib/metalcast/*'";
+        let initramfs = artefacts.ram_image.join("initramfs");
+        run(Command::new("sh").args(["-ec", unpack]).arg(initramfs).current_dir(&dir))?;
+        Ok(Self { dir })
+    }
+
+    /// The agent's program.
+    pub fn agent(&self) -> PathBuf {
+        self.dir.join("bin/metalcast-agent")
+    }
+
+    fn loaders(&self) -> PathBuf {
+        self.dir.join("lib/metalcast/grub")
+    }
+}
+
+/// A host on a cable, with one disk.
+#[derive(Debug)]
+pub struct Host {
+    namespace: Namespace,
+    cable: String,
+    serial: String,
+    disk: LoopDisk,
+}
+
+impl Host {
+    /// Plugs host `number` into the lab. The disk is `file`, whose name is its serial number.
+    ///
+    /// # Errors
+    /// When ip(8) or losetup(8) cannot.
+    pub fn plug(lab: &Lab, number: u8, file: &Path) -> Result<Self> {
+        let name = format!("host{number}");
+        let namespace = Namespace::new(&name, lab.dir())?;
+        let cable = format!("cable{number}");
+        let pid = namespace.pid().to_string();
+        let mac = format!("52:54:00:78:00:{number:02x}");
+        let peer = ["peer", "name", "eth0", "address", &mac, "netns", &pid];
+        lab.ip(&[&["link", "add", &cable, "type", "veth"], &peer[..]].concat())?;
+        lab.ip(&["link", "set", &cable, "master", BRIDGE, "up"])?;
+        let address = format!("{}/24", lab.host(200 + number));
+        namespace.ip(&["address", "add", &address, "dev", "eth0"])?;
+        namespace.ip(&["link", "set", "eth0", "up"])?;
+        let serial = file.file_name().context("the disk has no name")?.to_string_lossy();
+        let serial = serial.into_owned();
+        Ok(Self { namespace, cable, serial, disk: LoopDisk::attach(file)? })
+    }
+
+    /// A new, empty, sparse disk file in the lab's directory.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn blank_disk(lab: &Lab, serial: &str, bytes: u64) -> Result<PathBuf> {
+        let path = lab.dir().join(serial);
+        let made = File::create(&path).and_then(|file| file.set_len(bytes));
+        made.with_context(|| format!("making {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Its disk.
+    pub fn disk(&self) -> &LoopDisk {
+        &self.disk
+    }
+
+    /// A command on this host.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        self.namespace.command(program)
+    }
+
+    /// Starts the agent; it ends by itself when the controller wants a restart.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn join(&self, lab: &Lab, shipped: &Shipped) -> Result<Background> {
+        let mut command = self.command(shipped.agent());
+        command.arg("join").arg(format!("{}:80", lab.address())).args(["--disks", &self.serial]);
+        command.arg("--loaders").arg(shipped.loaders());
+        lab.spawn(&format!("agent-{}", self.serial), &mut command)
+    }
+
+    /// What the firmware of a machine would do next: ask for its boot script.
+    ///
+    /// # Errors
+    /// When curl(1) gets none.
+    pub fn boot_script(&self, lab: &Lab) -> Result<String> {
+        let mac = self.mac()?.replace(':', "-");
+        let url = format!("http://{}/boot/{mac}.ipxe", lab.address());
+        run(self.command("curl").args(["-sSf", "--max-time", "20", &url]))
+    }
+
+    /// The address of its network card.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn mac(&self) -> Result<String> {
+        let mac = run(self.command("cat").arg("/sys/class/net/eth0/address"))?;
+        Ok(mac.trim().to_owned())
+    }
+
+    /// Pulls the cable.
+    ///
+    /// # Errors
+    /// When ip(8) cannot.
+    pub fn unplug(&self, lab: &Lab) -> Result<()> {
+        lab.ip(&["link", "set", &self.cable, "down"]).map(drop)
+    }
+
+    /// Puts it back.
+    ///
+    /// # Errors
+    /// When ip(8) cannot.
+    pub fn plug_in_again(&self, lab: &Lab) -> Result<()> {
+        lab.ip(&["link", "set", &self.cable, "up"]).map(drop)
+    }
+
+    /// Makes the cable slow, so that there is time to do things in the middle.
+    ///
+    /// # Errors
+    /// When tc(8) cannot.
+    pub fn slow_down(&self, lab: &Lab, mbit: u32) -> Result<()> {
+        let rate = format!("{mbit}mbit");
+        let mut command = lab.command("tc");
+        command.args(["qdisc", "replace", "dev", &self.cable, "root", "tbf", "rate", &rate]);
+        run(command.args(["burst", "256k", "latency", "50ms"])).map(drop)
+    }
+}
