@@ -28,7 +28,7 @@ pub enum Driver {
     /// We give the addresses.
     Server(Box<server::Driver>),
     /// Another server does.
-    Proxy(proxy::Driver),
+    Proxy(Box<proxy::Driver>),
 }
 
 impl Driver {
@@ -44,7 +44,10 @@ impl Driver {
                 let driver = server::Driver::bind(config, dhcp, events, scripts).await?;
                 Some(Self::Server(Box::new(driver)))
             }
-            Dhcp::Proxy(_) => Some(Self::Proxy(proxy::Driver::bind(config, events, scripts)?)),
+            Dhcp::Proxy(_) => {
+                let driver = proxy::Driver::bind(config, events, scripts)?;
+                Some(Self::Proxy(Box::new(driver)))
+            }
         })
     }
 
