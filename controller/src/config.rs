@@ -94,23 +94,32 @@ pub struct DhcpProxy {
     pub router_solicitations: RouterSolicitations,
 }
 
-/// The subnet that we hand out addresses of.
+/// The addresses that we hand out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DhcpServer {
-    /// Length of the subnet's prefix in bits.
-    pub prefix_len: u8,
-    /// First address to hand out.
-    pub range_start: Ipv4Addr,
-    /// Last address to hand out; not below the first.
-    pub range_end: Ipv4Addr,
-    /// Default router of the nodes, if they get one.
-    pub router: Option<Ipv4Addr>,
+    /// The subnet of our own address.
+    pub local: Subnet,
+    /// Subnets that DHCP relays speak for; none overlaps another.
+    pub relayed: Vec<Subnet>,
     /// Name servers of the nodes.
     pub dns: Vec<Ipv4Addr>,
     /// How long an address is lent.
     pub lease: Duration,
     /// What machines hear that ask for an IPv6 router while they boot from us.
     pub router_solicitations: RouterSolicitations,
+}
+
+/// A subnet: the one that its range lies in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// Length of its prefix in bits.
+    pub prefix_len: u8,
+    /// First address to hand out.
+    pub range_start: Ipv4Addr,
+    /// Last address to hand out; not below the first.
+    pub range_end: Ipv4Addr,
+    /// Default router of the nodes. Relayed ones have one, or they could not reach us.
+    pub router: Option<Ipv4Addr>,
 }
 
 /// What machines hear that ask for an IPv6 router while they boot from us.

@@ -17,6 +17,7 @@ use uuid::Uuid;
 mod lab;
 mod ndp;
 mod proxy;
+mod relay;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const CLIENT: Mac = Mac([0x52, 0x54, 0, 0, 0, 0x10]);
@@ -343,8 +344,8 @@ fn a_taken_port_and_a_missing_interface_are_explained() {
     let error = Server::try_start(&lab, settings, FakeNodes::new()).err().unwrap();
     assert!(error.contains("absent0") && error.contains("ip link"), "{error}");
     let mut settings = config(lab.dir());
-    let config::Dhcp::Server(DhcpServer { range_end, .. }) = &mut settings.dhcp else { panic!() };
-    *range_end = Ipv4Addr::new(10, 99, 0, 1);
+    let config::Dhcp::Server(DhcpServer { local, .. }) = &mut settings.dhcp else { panic!() };
+    local.range_end = Ipv4Addr::new(10, 99, 0, 1);
     let error = Server::try_start(&lab, settings, FakeNodes::new()).err().unwrap();
     assert!(error.contains("range end 10.99.0.1"), "{error}");
 }

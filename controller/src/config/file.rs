@@ -2,10 +2,10 @@
 
 use super::{
     Api, Approve, BootFiles, Config, DEFAULT_SOCKET, Dhcp, DhcpProxy, DhcpServer, Network,
-    NodePolicy, Reenrol, RouterSolicitations,
+    NodePolicy, Reenrol, RouterSolicitations, Subnet,
 };
 use metalcast_formats::layout::compute;
-use metalcast_netboot::dhcp::server::{MAX_DNS, MAX_RANGE};
+use metalcast_netboot::dhcp::server::{MAX_DNS, MAX_RANGE, MAX_RELAYED};
 use metalcast_shared::layout::Layout;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -75,6 +75,19 @@ struct DhcpKeys {
     router: Option<Ipv4Addr>,
     dns: Vec<Ipv4Addr>,
     lease_seconds: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    relayed: Vec<RelayedKeys>,
+}
+
+/// A subnet that DHCP relays speak for.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RelayedKeys {
+    #[serde(default = "prefix_len")]
+    prefix_len: u8,
+    range_start: Ipv4Addr,
+    range_end: Ipv4Addr,
+    router: Ipv4Addr,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -113,6 +126,10 @@ fn quic_port() -> u16 {
     7777
 }
 
+fn prefix_len() -> u8 {
+    24
+}
+
 /// CentMesh's own scheme: 21 slots of 20 GB.
 fn layouts() -> Vec<Layout> {
     vec![Layout {
@@ -135,12 +152,13 @@ impl Default for DhcpKeys {
     fn default() -> Self {
         Self {
             mode: Mode::Server,
-            prefix_len: 24,
+            prefix_len: prefix_len(),
             range_start: None,
             range_end: None,
             router: None,
             dns: Vec::new(),
             lease_seconds: 3600,
+            relayed: Vec::new(),
         }
     }
 }
@@ -264,6 +282,7 @@ impl DhcpKeys {
             ("dhcp.range_end", self.range_end.is_some()),
             ("dhcp.router", self.router.is_some()),
             ("dhcp.dns", !self.dns.is_empty()),
+            ("dhcp.relayed", !self.relayed.is_empty()),
         ] {
             if is_there {
                 return wrong(
@@ -276,53 +295,65 @@ impl DhcpKeys {
     }
 
     fn check_server(self, address: Ipv4Addr, answer: Option<bool>) -> Result<Dhcp, Wrong> {
-        if !(8..=30).contains(&self.prefix_len) {
-            return wrong("dhcp.prefix_len", "must be 8 to 30");
-        }
-        let subnet = Subnet { address, prefix_len: self.prefix_len };
-        let (Some(start), Some(end)) = (self.range_start, self.range_end) else {
+        let (Some(range_start), Some(range_end)) = (self.range_start, self.range_end) else {
             return wrong(
                 "dhcp.range_start",
                 "range_start and range_end are needed; beside another DHCP server write mode = \"proxy\"",
             );
         };
-        for (key, address) in [("dhcp.range_start", start), ("dhcp.range_end", end)] {
-            subnet.check(key, address)?;
-        }
-        if end < start {
-            return wrong("dhcp.range_end", format!("{end} is below range_start {start}"));
-        }
-        if (start..=end).contains(&address) {
+        let Self { prefix_len, router, dns, .. } = self;
+        let local = Subnet { prefix_len, range_start, range_end, router };
+        local.check("dhcp", address)?;
+        if (range_start..=range_end).contains(&address) {
             return wrong(
                 "dhcp.range_start",
-                format!("the range {start} to {end} holds our own address {address}; leave it out"),
+                format!(
+                    "the range {range_start} to {range_end} holds our own address {address}; leave it out"
+                ),
             );
         }
-        if let Some(router) = self.router {
-            subnet.check("dhcp.router", router)?;
-            if (start..=end).contains(&router) {
-                return wrong("dhcp.router", format!("{router} lies in the range; leave it out"));
-            }
-        }
-        if self.dns.len() > MAX_DNS {
+        let relayed = check_relayed(&local, self.relayed)?;
+        if dns.len() > MAX_DNS {
             return wrong("dhcp.dns", format!("at most {MAX_DNS} name servers"));
-        }
-        if end.to_bits() - start.to_bits() >= MAX_RANGE {
-            return wrong("dhcp.range_end", format!("at most {MAX_RANGE} addresses in a range"));
         }
         if self.lease_seconds < MIN_LEASE_SECONDS {
             return wrong("dhcp.lease_seconds", format!("must be at least {MIN_LEASE_SECONDS}"));
         }
         Ok(Dhcp::Server(DhcpServer {
-            prefix_len: self.prefix_len,
-            range_start: start,
-            range_end: end,
-            router: self.router,
-            dns: self.dns,
+            local,
+            relayed,
+            dns,
             lease: Duration::from_secs(u64::from(self.lease_seconds)),
             router_solicitations: router_solicitations(answer),
         }))
     }
+}
+
+/// The ranges are told apart by the subnets that they lie in, and bounded together.
+fn check_relayed(local: &Subnet, keys: Vec<RelayedKeys>) -> Result<Vec<Subnet>, Wrong> {
+    if keys.len() > MAX_RELAYED {
+        return wrong("dhcp.relayed", format!("at most {MAX_RELAYED} relayed subnets"));
+    }
+    let mut addresses = local.len();
+    let mut relayed: Vec<Subnet> = Vec::new();
+    for (position, keys) in keys.into_iter().enumerate() {
+        let RelayedKeys { prefix_len, range_start, range_end, router } = keys;
+        let subnet = Subnet { prefix_len, range_start, range_end, router: Some(router) };
+        let key = format!("dhcp.relayed[{position}]");
+        subnet.check(&key, range_start)?;
+        if let Some(other) = relayed.iter().chain([local]).find(|other| other.overlaps(&subnet)) {
+            return wrong(
+                &key,
+                format!("the subnet of {range_start} overlaps that of {}", other.range_start),
+            );
+        }
+        addresses += subnet.len();
+        if addresses > MAX_RANGE {
+            return wrong(&key, format!("at most {MAX_RANGE} addresses in all ranges together"));
+        }
+        relayed.push(subnet);
+    }
+    Ok(relayed)
 }
 
 fn router_solicitations(answer: Option<bool>) -> RouterSolicitations {
@@ -332,28 +363,64 @@ fn router_solicitations(answer: Option<bool>) -> RouterSolicitations {
     }
 }
 
-struct Subnet {
-    address: Ipv4Addr,
-    prefix_len: u8,
-}
-
 impl Subnet {
-    fn check(&self, key: &str, candidate: Ipv4Addr) -> Result<(), Wrong> {
-        let Self { address, prefix_len } = self;
-        let hosts = u32::MAX >> prefix_len;
-        let network = address.to_bits() & !hosts;
+    /// Checks that all of it lies in the subnet of `within`.
+    fn check(&self, key: &str, within: Ipv4Addr) -> Result<(), Wrong> {
+        let Self { prefix_len, range_start: start, range_end: end, router } = self;
+        if !(8..=30).contains(prefix_len) {
+            return wrong(&format!("{key}.prefix_len"), "must be 8 to 30");
+        }
+        for (name, address) in [("range_start", start), ("range_end", end)] {
+            self.check_host(&format!("{key}.{name}"), *address, within)?;
+        }
+        if end < start {
+            let key = format!("{key}.range_end");
+            return wrong(&key, format!("{end} is below range_start {start}"));
+        }
+        if let Some(router) = router {
+            let key = format!("{key}.router");
+            self.check_host(&key, *router, within)?;
+            if (start..=end).contains(&router) {
+                return wrong(&key, format!("{router} lies in the range; leave it out"));
+            }
+        }
+        if self.len() > MAX_RANGE {
+            let key = format!("{key}.range_end");
+            return wrong(&key, format!("at most {MAX_RANGE} addresses in a range"));
+        }
+        Ok(())
+    }
+
+    fn check_host(&self, key: &str, candidate: Ipv4Addr, within: Ipv4Addr) -> Result<(), Wrong> {
+        let (hosts, prefix_len) = (self.hosts(), self.prefix_len);
+        let network = within.to_bits() & !hosts;
         let host = candidate.to_bits() & hosts;
         if candidate.to_bits() & !hosts != network {
             let network = Ipv4Addr::from_bits(network);
             return wrong(
                 key,
-                format!("{candidate} is not in {network}/{prefix_len}, the subnet of {address}"),
+                format!("{candidate} is not in {network}/{prefix_len}, the subnet of {within}"),
             );
         }
         if host == 0 || host == hosts {
             return wrong(key, format!("{candidate} is the subnet's own or its broadcast address"));
         }
         Ok(())
+    }
+
+    /// The bits that differ between its hosts.
+    fn hosts(&self) -> u32 {
+        u32::MAX >> self.prefix_len
+    }
+
+    /// Addresses in its range, which does not end before it begins.
+    fn len(&self) -> u32 {
+        (self.range_end.to_bits() - self.range_start.to_bits()).saturating_add(1)
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        let shared = !(self.hosts() | other.hosts());
+        (self.range_start.to_bits() ^ other.range_start.to_bits()) & shared == 0
     }
 }
 
@@ -396,6 +463,14 @@ fn check_layouts(layouts: &[Layout]) -> Result<(), Wrong> {
     Ok(())
 }
 
+impl RelayedKeys {
+    /// `None` for a subnet without a router, which no file can say.
+    fn of(subnet: &Subnet) -> Option<Self> {
+        let Subnet { prefix_len, range_start, range_end, router } = *subnet;
+        Some(Self { prefix_len, range_start, range_end, router: router? })
+    }
+}
+
 impl From<&Config> for File {
     fn from(config: &Config) -> Self {
         let Network { interface, address, http_port, tftp_port, quic_port } =
@@ -411,15 +486,18 @@ impl From<&Config> for File {
         let dhcp = match config.dhcp.clone() {
             Dhcp::Off => DhcpKeys { mode: Mode::Off, ..DhcpKeys::default() },
             Dhcp::Proxy(_) => DhcpKeys { mode: Mode::Proxy, ..DhcpKeys::default() },
-            Dhcp::Server(server) => DhcpKeys {
-                mode: Mode::Server,
-                prefix_len: server.prefix_len,
-                range_start: Some(server.range_start),
-                range_end: Some(server.range_end),
-                router: server.router,
-                dns: server.dns,
-                lease_seconds: u32::try_from(server.lease.as_secs()).unwrap_or(u32::MAX),
-            },
+            Dhcp::Server(DhcpServer { local, relayed, dns, lease, router_solicitations: _ }) => {
+                DhcpKeys {
+                    mode: Mode::Server,
+                    prefix_len: local.prefix_len,
+                    range_start: Some(local.range_start),
+                    range_end: Some(local.range_end),
+                    router: local.router,
+                    dns,
+                    lease_seconds: u32::try_from(lease.as_secs()).unwrap_or(u32::MAX),
+                    relayed: relayed.iter().filter_map(RelayedKeys::of).collect(),
+                }
+            }
         };
         Self {
             state_dir: config.state_dir.clone(),

@@ -17,6 +17,14 @@ address = "10.77.0.1"
 mode = "proxy"
 "#;
 
+/// To follow `[dhcp]`.
+const RELAYED: &str = r#"
+[[dhcp.relayed]]
+range_start = "10.78.0.100"
+range_end = "10.78.0.200"
+router = "10.78.0.1"
+"#;
+
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(Path::new("/etc/lab.toml"), text)
 }
@@ -39,8 +47,9 @@ fn the_least_that_must_be_written_gives_the_documented_defaults() {
 #[test]
 fn what_is_shown_can_be_read_again() {
     let silent = format!("{LAB}[boot]\nanswer_router_solicitations = false\n");
+    let relayed = format!("{LAB}{RELAYED}");
     let off = LAB.replace("[dhcp]", "[dhcp]\nmode = \"off\"");
-    for text in [LAB.to_owned(), off, PROXY.to_owned(), silent] {
+    for text in [LAB.to_owned(), off, PROXY.to_owned(), silent, relayed] {
         let config = parse(&text).unwrap();
         assert_eq!(parse(&config.to_string()).unwrap(), config);
     }
@@ -69,6 +78,32 @@ fn router_solicitations_are_answered_unless_told_otherwise_and_only_beside_our_d
     );
     let error = parse(&text("off", true)).unwrap_err().to_string();
     assert!(error.contains("boot.answer_router_solicitations: needs dhcp.mode"), "{error}");
+}
+
+#[test]
+fn relayed_subnets_are_checked_like_ours_and_against_each_other() {
+    let Dhcp::Server(server) = parse(&format!("{LAB}{RELAYED}")).unwrap().dhcp else { panic!() };
+    let [subnet] = &server.relayed[..] else { panic!("{server:?}") };
+    assert_eq!((subnet.prefix_len, subnet.router), (24, Some(Ipv4Addr::new(10, 78, 0, 1))));
+    let check = |text: &str, parts: [&str; 2]| {
+        let error = parse(&format!("{LAB}{text}")).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| error.contains(part)), "{parts:?} are not in {error:?}");
+    };
+    let with = |from: &str, to: &str| RELAYED.replace(from, to);
+    check(
+        &with("10.78.0.200", "10.79.0.200"),
+        ["dhcp.relayed[0].range_end", "not in 10.78.0.0/24"],
+    );
+    check(&with("10.78.0.1\"", "10.78.0.150\""), ["dhcp.relayed[0].router", "range"]);
+    check(&with("router", "gateway"), ["unknown field", "gateway"]);
+    check(&with("router", "prefix_len = 33\nrouter"), ["dhcp.relayed[0].prefix_len", "8 to 30"]);
+    check(&with("10.78.", "10.77."), ["dhcp.relayed[0]", "overlaps that of 10.77.0.100"]);
+    check(&RELAYED.repeat(2), ["dhcp.relayed[1]", "overlaps that of 10.78.0.100"]);
+    let large = with("10.78.0.200", "10.78.255.254").replace("10.78.0.100", "10.78.0.2");
+    check(&large.replace("router", "prefix_len = 16\nrouter"), ["dhcp.relayed[0]", "65536"]);
+    check(&RELAYED.repeat(65), ["dhcp.relayed", "at most 64"]);
+    let error = parse(&format!("{PROXY}{RELAYED}")).unwrap_err().to_string();
+    assert!(error.contains("dhcp.relayed: a proxy gives no addresses"), "{error}");
 }
 
 #[test]

@@ -5,14 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metalcast_formats::{chunk, ext, grubenv, mbr, partclone, probe};
 use metalcast_netboot::dhcp::boot::BootSettings;
 use metalcast_netboot::dhcp::lease::LeaseTable;
-use metalcast_netboot::dhcp::{client, server};
+use metalcast_netboot::dhcp::{client, proxy, server};
 use metalcast_netboot::mac::Mac;
 use metalcast_netboot::{frame, ndp, tftp};
 use metalcast_shared::boot::{BootConfig, SystemReport};
@@ -50,15 +50,23 @@ fn datagrams(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     .take(16)
 }
 
-/// DHCP packets, at the server and at the client, alone and in sequence; frames of both.
+/// DHCP packets, at the server, the proxy and the client, alone and in sequence; frames of both.
 pub fn dhcp(bytes: &[u8]) {
     let address = |last| Ipv4Addr::new(10, 77, 0, last);
     let config = server::Config {
         server: address(1),
-        prefix_len: 24,
-        range_first: address(100),
-        range_last: address(103),
-        router: Some(address(1)),
+        local: server::Subnet {
+            prefix_len: 24,
+            range_first: address(100),
+            range_last: address(103),
+            router: Some(address(1)),
+        },
+        relayed: vec![server::Subnet {
+            prefix_len: 24,
+            range_first: Ipv4Addr::new(10, 78, 0, 100),
+            range_last: Ipv4Addr::new(10, 78, 0, 101),
+            router: Some(Ipv4Addr::new(10, 78, 0, 1)),
+        }],
         dns: vec![address(2)],
         domain: Some("lab.example".into()),
         lease_secs: 3600,
@@ -71,6 +79,7 @@ pub fn dhcp(bytes: &[u8]) {
         },
         reservations: BTreeMap::new(),
     };
+    let Ok(proxy) = proxy::Proxy::new(address(1), config.boot.clone()) else { return };
     let Ok(mut server) = server::Server::new(config, LeaseTable::default()) else { return };
     let now = Instant::now();
     let identity = client::Config { mac: Mac([2, 0, 0, 0, 0, 1]), seed: 7, hostname: None };
@@ -80,6 +89,9 @@ pub fn dhcp(bytes: &[u8]) {
         if let server::Outcome::Reply(reply) = server.handle(second as u64, datagram) {
             assert!(reply.bytes.len() >= 300, "BOOTP's least");
             client.handle_input(later, &reply.bytes);
+        }
+        for port in [proxy::Port::Dhcp, proxy::Port::Pxe] {
+            let _ = proxy.handle(port, SocketAddrV4::new(address(100), 68), datagram);
         }
         client.handle_input(later, datagram);
         client.handle_timeout(later);

@@ -7,7 +7,7 @@
 use super::{CLIENT_PORT, SERVER_PORT, sender, socket, socket_error};
 use crate::{
     boot::{events::Events, journal::Journal, ndp::Scripts, now_unix},
-    config::{Config, DhcpServer},
+    config::{Config, DhcpServer, Subnet},
     service::BootEventKind,
 };
 use anyhow::Context;
@@ -41,12 +41,12 @@ impl Driver {
     /// Reads the leases and binds UDP 67 on the interface.
     pub async fn bind(
         config: &Config,
-        subnet: &DhcpServer,
+        dhcp: &DhcpServer,
         events: Events,
         scripts: Scripts,
     ) -> anyhow::Result<Self> {
         let (path, interface) = (config.lease_journal(), &config.network.interface);
-        let settings = settings(config, subnet)?;
+        let settings = settings(config, dhcp)?;
         let (journal, leases) = tokio::task::spawn_blocking(move || Journal::open(&path))
             .await
             .context("reading the lease journal was interrupted")??;
@@ -163,20 +163,23 @@ impl Driver {
     }
 }
 
-fn settings(config: &Config, subnet: &DhcpServer) -> anyhow::Result<server::Config> {
+fn settings(config: &Config, dhcp: &DhcpServer) -> anyhow::Result<server::Config> {
     let address = config.network.address;
     Ok(server::Config {
         server: address,
-        prefix_len: subnet.prefix_len,
-        range_first: subnet.range_start,
-        range_last: subnet.range_end,
-        router: subnet.router,
-        dns: subnet.dns.clone(),
+        local: subnet_of(&dhcp.local),
+        relayed: dhcp.relayed.iter().map(subnet_of).collect(),
+        dns: dhcp.dns.clone(),
         domain: None,
-        lease_secs: u32::try_from(subnet.lease.as_secs()).context("dhcp.lease_seconds")?,
+        lease_secs: u32::try_from(dhcp.lease.as_secs()).context("dhcp.lease_seconds")?,
         boot: super::boot_settings(config),
         reservations: BTreeMap::new(),
     })
+}
+
+fn subnet_of(subnet: &Subnet) -> server::Subnet {
+    let Subnet { prefix_len, range_start, range_end, router } = *subnet;
+    server::Subnet { prefix_len, range_first: range_start, range_last: range_end, router }
 }
 
 fn trace_record(record: &LeaseRecord) {

@@ -1,6 +1,10 @@
-//! Two network namespaces on one wire: the boot services on `srv0` (10.77.0.1/24), clients on
-//! `cli0`; and a third on the same wire for a host of somebody else's, `ext0` (10.77.0.2/24). All of
-//! it is gone when the values are dropped.
+//! Three hosts, each a network namespace, on one bridge. All of it is gone when the values are
+//! dropped.
+//!
+//! ```text
+//! ours: srv0, a bridge, 10.77.0.1/24 ──┬── the client: cli0
+//!                                      └── another host: ext0, 10.77.0.2/24
+//! ```
 
 use super::{FakeNodes, now_unix};
 use crate::{boot::Boot, config::Config, pki::Pki};
@@ -24,6 +28,9 @@ use std::{
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
+
+/// The bridge would else take that of a port, each time that one is added.
+const SERVER_MAC: &str = "02:00:00:77:00:01";
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -77,10 +84,14 @@ impl Lab {
         }
         let lab = Self { server, client, other, dir };
         let Self { server, client, other, .. } = &lab;
-        ip(&format!("-n {server} link add srv0 type veth peer name cli0 netns {client}"));
+        ip(&format!("-n {server} link add srv0 address {SERVER_MAC} type bridge mcast_snooping 0"));
         ip(&format!("-n {server} address add 10.77.0.1/24 dev srv0"));
         ip(&format!("-n {server} link set srv0 up"));
-        ip(&format!("-n {server} link add ext0 link srv0 netns {other} type macvlan mode bridge"));
+        for (port, namespace, interface) in [("port1", client, "cli0"), ("port2", other, "ext0")] {
+            let peer = format!("peer name {interface} netns {namespace}");
+            ip(&format!("-n {server} link add {port} type veth {peer}"));
+            ip(&format!("-n {server} link set {port} master srv0 up"));
+        }
         ip(&format!("-n {other} address add 10.77.0.2/24 dev ext0"));
         ip(&format!("-n {other} link set ext0 up"));
         lab.set_mac(super::CLIENT);
@@ -102,6 +113,27 @@ impl Lab {
     /// Gives the client 10.77.0.10.
     pub fn client_address(&self) {
         ip(&format!("-n {} address add 10.77.0.10/24 dev cli0", self.client));
+    }
+
+    /// Moves the client behind the other host: `cli0` is then on `rel0` (10.78.0.1/24) there, which
+    /// routes.
+    pub fn move_behind_the_other_host(&self) {
+        let Self { server, client, other, .. } = self;
+        ip(&format!("-n {client} link delete cli0"));
+        ip(&format!("-n {other} link add rel0 type veth peer name cli0 netns {client}"));
+        ip(&format!("-n {other} address add 10.78.0.1/24 dev rel0"));
+        ip(&format!("-n {other} link set rel0 up"));
+        ip(&format!("-n {server} route add 10.78.0.0/24 via 10.77.0.2"));
+        let routed = exec(other, &["sysctl", "-qw", "net.ipv4.ip_forward=1"]);
+        assert!(routed.status.success(), "apt has procps");
+    }
+
+    /// What the client does with a lease of 10.78.0.0/24.
+    pub fn take(&self, lease: &HashMap<String, String>) {
+        let Self { client, .. } = self;
+        let (address, router) = (&lease["ip"], &lease["router"]);
+        ip(&format!("-n {client} address add {address}/24 dev cli0"));
+        ip(&format!("-n {client} route add default via {router}"));
     }
 
     /// Runs a program as the client.

@@ -16,7 +16,7 @@ const SCRIPT: &[u8] = b"http://10.77.0.1/boot/52-54-00-77-00-05.ipxe";
 const FOREIGN: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 const RANGE: &str = "--dhcp-range=10.77.0.100,10.77.0.199,1h";
 /// Longer than both servers take.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// After the last expected answer, another one would have come by then.
 const SILENCE: Duration = Duration::from_millis(500);
 
@@ -34,11 +34,10 @@ fn fixture(name: &str) -> Vec<u8> {
 }
 
 /// A DHCP client's port.
-struct Client(UdpSocket);
+pub struct Client(UdpSocket);
 
 impl Client {
-    fn open(lab: &Lab) -> Self {
-        lab.client_address();
+    pub fn open(lab: &Lab) -> Self {
         Self(lab.as_client(|| {
             let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
             socket.bind_device(Some(b"cli0")).unwrap();
@@ -49,14 +48,14 @@ impl Client {
     }
 
     /// With the broadcast flag: dnsmasq would else send to an address that this host has not.
-    fn send(&self, datagram: &[u8], to: (Ipv4Addr, u16)) {
+    pub fn send(&self, datagram: &[u8], to: (Ipv4Addr, u16)) {
         let mut datagram = datagram.to_vec();
         datagram[10] |= 0x80;
         self.0.send_to(&datagram, to).unwrap();
     }
 
     /// The next reply, with the port that it came from.
-    fn receive(&self, patience: Duration) -> Option<(u16, Header, Options)> {
+    pub fn receive(&self, patience: Duration) -> Option<(u16, Header, Options)> {
         let mut buffer = [0; 2048];
         self.0.set_read_timeout(Some(patience)).unwrap();
         let (bytes, from) = match self.0.recv_from(&mut buffer) {
@@ -93,6 +92,7 @@ fn a_machine_gets_its_address_there_and_its_boot_file_here() {
     let lab = Lab::new();
     let _dnsmasq = lab.dnsmasq(Host::Other, &[RANGE]);
     let server = Server::start(&lab, proxy_config(lab.dir()), FakeNodes::new());
+    lab.client_address();
     let client = Client::open(&lab);
 
     let [theirs, ours] = client.ask_both("ipxe-rom-virtio-discover");
@@ -127,6 +127,7 @@ fn who_does_not_boot_hears_the_other_server_alone() {
     let lease = lab.udhcpc(CLIENT, &["-O", "bootfile"]).expect("a lease");
     assert_eq!(lease["serverid"], FOREIGN.to_string());
     assert_eq!(lease.get("boot_file").or(lease.get("bootfile")), None);
+    lab.client_address();
     let client = Client::open(&lab);
     for name in ["udhcpc-discover", "dhclient-discover"] {
         client.send(&fixture(name), (Ipv4Addr::BROADCAST, 67));
@@ -157,6 +158,7 @@ fn on_the_same_host_port_4011_is_left_to_us() {
     let lab = Lab::new();
     let _dnsmasq = beside_us(&lab);
     let server = Server::start(&lab, proxy_config(lab.dir()), FakeNodes::new());
+    lab.client_address();
     let client = Client::open(&lab);
     client.send(&fixture("ipxe-rom-virtio-discover"), (Ipv4Addr::BROADCAST, 67));
     let (port, header, options) = client.receive(PATIENCE).expect("dnsmasq's offer");

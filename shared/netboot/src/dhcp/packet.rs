@@ -190,6 +190,8 @@ pub struct Request {
     pub ipxe: Option<IpxeFeatures>,
     /// Option 82, raw, to be echoed to the relay.
     pub relay_info: Option<Vec<u8>>,
+    /// Option 118 (RFC 3011), to be echoed.
+    pub subnet_selection: Option<Ipv4Addr>,
 }
 
 impl Request {
@@ -248,7 +250,43 @@ impl Request {
             machine_uuid_raw: uuid.filter(|raw| matches!(raw.len(), 0 | 17)).map(<[u8]>::to_vec),
             ipxe: options.get(code::IPXE).map(IpxeFeatures::read),
             relay_info: raw(code::RELAY_INFO),
+            subnet_selection: options.address(code::SUBNET_SELECTION),
         })
+    }
+
+    /// True if a relay passed it on.
+    pub fn is_relayed(&self) -> bool {
+        !self.giaddr.is_unspecified()
+    }
+
+    /// An address of the link that a relayed client is on: where the relay says so (RFC 3527), else
+    /// where a subnet is asked for (RFC 3011), else the relay's own address. Without a relay both
+    /// would let any client choose, so they are not looked at.
+    pub fn link(&self) -> Option<Ipv4Addr> {
+        const LINK_SELECTION: u8 = 5;
+        self.is_relayed().then(|| {
+            self.relay_address(LINK_SELECTION).or(self.subnet_selection).unwrap_or(self.giaddr)
+        })
+    }
+
+    /// The server identifier that a relay has its clients see (RFC 5107), so that they also renew
+    /// through it.
+    pub fn server_id_override(&self) -> Option<Ipv4Addr> {
+        const SERVER_ID_OVERRIDE: u8 = 11;
+        self.is_relayed().then(|| self.relay_address(SERVER_ID_OVERRIDE)).flatten()
+    }
+
+    /// A sub-option of option 82 that is one address.
+    fn relay_address(&self, wanted: u8) -> Option<Ipv4Addr> {
+        let mut rest = self.relay_info.as_deref()?;
+        while let [code, len, tail @ ..] = rest {
+            let (value, tail) = tail.split_at_checked(usize::from(*len))?;
+            if *code == wanted {
+                return value.first_chunk::<4>().filter(|_| *len == 4).copied().map(Ipv4Addr::from);
+            }
+            rest = tail;
+        }
+        None
     }
 
     /// Who is asking. iPXE also says `PXEClient`, so its user class is looked at first.

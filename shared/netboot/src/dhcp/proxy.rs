@@ -187,9 +187,7 @@ impl Proxy {
         out.put_addresses(code::SERVER_ID, &[self.server]);
         options::put(&mut out, &self.boot, request, boot, Teller::Proxy);
         // RFC 3046 section 2.2: echoed, and last.
-        if let Some(relay_info) = &request.relay_info
-            && !request.giaddr.is_unspecified()
-        {
+        if let Some(relay_info) = request.relay_info.as_ref().filter(|_| request.is_relayed()) {
             out.put(code::RELAY_INFO, relay_info);
         }
         out.finish()
@@ -199,7 +197,7 @@ impl Proxy {
 /// To the relay; to where it came from, if that is an address; else to everyone on the link, since
 /// the client has no address yet.
 fn destination(port: Port, from: SocketAddrV4, request: &Request) -> SocketAddrV4 {
-    if !request.giaddr.is_unspecified() {
+    if request.is_relayed() {
         return SocketAddrV4::new(request.giaddr, RELAY_PORT);
     }
     match port {

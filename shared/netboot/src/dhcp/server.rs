@@ -1,4 +1,4 @@
-//! The authoritative DHCP server of one subnet.
+//! The authoritative DHCP server of its own subnet, and of those that relays speak for.
 //!
 //! `handle` takes a datagram and gives the reply and the change of the leases; the driver makes
 //! the change durable *before* it sends the reply, and sends nothing if it cannot. One MAC has one
@@ -22,8 +22,10 @@ use pool::Pool;
 const OFFER_HOLD_SECS: u64 = 60;
 /// How long a declined address is set aside, in seconds.
 const QUARANTINE_SECS: u64 = 600;
-/// Largest range, one /16: bounds every table here.
+/// Most addresses in all ranges together, one /16: bounds every table here.
 pub const MAX_RANGE: u32 = 65_536;
+/// Most subnets that relays speak for.
+pub const MAX_RELAYED: usize = 64;
 /// Name servers told to clients; more would not fit the smallest reply.
 pub const MAX_DNS: usize = 4;
 /// Longest domain or host name told to clients.
@@ -38,19 +40,15 @@ pub struct Reservation {
     pub hostname: Option<String>,
 }
 
-/// One subnet and how to serve it.
+/// What is served, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Our address, also the server identifier.
     pub server: Ipv4Addr,
-    /// Length of the subnet's prefix, 8 to 30.
-    pub prefix_len: u8,
-    /// First address given out.
-    pub range_first: Ipv4Addr,
-    /// Last address given out.
-    pub range_last: Ipv4Addr,
-    /// Default gateway.
-    pub router: Option<Ipv4Addr>,
+    /// The subnet that we are on.
+    pub local: Subnet,
+    /// Subnets that relays speak for, at most [`MAX_RELAYED`]. None overlaps another.
+    pub relayed: Vec<Subnet>,
     /// Name servers, at most 4.
     pub dns: Vec<Ipv4Addr>,
     /// Domain name, at most 63 bytes.
@@ -61,6 +59,19 @@ pub struct Config {
     pub boot: BootSettings,
     /// Fixed addresses.
     pub reservations: BTreeMap<Mac, Reservation>,
+}
+
+/// One subnet: the one that the range lies in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subnet {
+    /// Length of its prefix, 8 to 30.
+    pub prefix_len: u8,
+    /// First address given out.
+    pub range_first: Ipv4Addr,
+    /// Last address given out.
+    pub range_last: Ipv4Addr,
+    /// Default gateway.
+    pub router: Option<Ipv4Addr>,
 }
 
 /// What is wrong with a [`Config`].
@@ -84,6 +95,14 @@ pub enum ConfigError {
     /// Ends before it begins, or more than 65536 addresses.
     #[error("range {0} to {1} is empty or larger than 65536 addresses")]
     Range(Ipv4Addr, Ipv4Addr),
+    /// Two subnets share addresses.
+    #[error("the subnets of {0} and {1} overlap")]
+    Overlap(Ipv4Addr, Ipv4Addr),
+    /// More than the tables are made for.
+    #[error(
+        "more than {MAX_RELAYED} relayed subnets, or more than {MAX_RANGE} addresses in all ranges"
+    )]
+    TooMany,
     /// Two reservations for one address, or one for the server's or the router's.
     #[error("address {0} is reserved for {1} but is taken")]
     ReservedTwice(Ipv4Addr, Mac),
@@ -187,7 +206,7 @@ pub enum Ignored {
     #[error("malformed request: {0}")]
     Malformed(PacketError),
     /// Relayed from a network that is not ours.
-    #[error("relay {0} is of another network")]
+    #[error("no subnet is configured for the relayed link of {0}")]
     OtherNetwork(Ipv4Addr),
     /// The client chose another server.
     #[error("client chose server {0}")]
@@ -277,32 +296,35 @@ impl Server {
     }
 
     fn answer(&mut self, now_unix: u64, request: &Request) -> Outcome {
-        if !request.giaddr.is_unspecified() && !self.config.contains(request.giaddr) {
-            return Outcome::Ignored(Ignored::OtherNetwork(request.giaddr));
-        }
+        let Some(subnet) = self.config.subnet_of(request).cloned() else {
+            return Outcome::Ignored(Ignored::OtherNetwork(
+                request.link().unwrap_or(request.giaddr),
+            ));
+        };
         match request.message_type {
-            MessageType::Discover => self.discover(now_unix, request),
-            MessageType::Request => self.request(now_unix, request),
+            MessageType::Discover => self.discover(now_unix, request, &subnet),
+            MessageType::Request => self.request(now_unix, request, &subnet),
             MessageType::Decline => self.decline(now_unix, request),
             MessageType::Release => self.release(now_unix, request),
-            MessageType::Inform => self.inform(request),
+            MessageType::Inform => self.inform(request, &subnet),
         }
     }
 
-    fn discover(&mut self, now_unix: u64, request: &Request) -> Outcome {
-        let Some(ip) = self.pool.address_for(request.mac, request.requested_ip, now_unix) else {
+    fn discover(&mut self, now_unix: u64, request: &Request, subnet: &Subnet) -> Outcome {
+        let wanted = request.requested_ip;
+        let Some(ip) = self.pool.address_for(request.mac, subnet, wanted, now_unix) else {
             return Outcome::Ignored(Ignored::Exhausted(request.mac));
         };
         self.pool.hold(request.mac, ip, now_unix + OFFER_HOLD_SECS);
-        self.reply(request, ReplyKind::Offer(ip), None)
+        self.reply(request, subnet, ReplyKind::Offer(ip), None)
     }
 
     /// RFC 2131 section 4.3.2: with a server id the client takes an offer (SELECTING), with option
     /// 50 alone it comes back after a reboot (INIT-REBOOT), with `ciaddr` it renews or rebinds. As
     /// the only server of the subnet we also confirm a free address that we do not remember.
-    fn request(&mut self, now_unix: u64, request: &Request) -> Outcome {
+    fn request(&mut self, now_unix: u64, request: &Request, subnet: &Subnet) -> Outcome {
         if let Some(server) = request.server_id
-            && server != self.config.server
+            && server != self.config.server_id(request)
         {
             self.pool.drop_hold(request.mac);
             return Outcome::Ignored(Ignored::OtherServer(server));
@@ -310,12 +332,7 @@ impl Server {
         let Some(ip) = request.requested_ip.or_else(|| host(request.ciaddr)) else {
             return Outcome::Ignored(Ignored::NoAddress);
         };
-        let claim = if self.config.contains(ip) {
-            self.pool.claim(request.mac, ip, now_unix)
-        } else {
-            Err(NakReason::WrongNetwork)
-        };
-        match claim {
+        match self.pool.claim(request.mac, subnet, ip, now_unix) {
             Ok(()) => {
                 let record = LeaseRecord {
                     ip,
@@ -324,9 +341,9 @@ impl Server {
                 };
                 self.pool.drop_hold(request.mac);
                 self.pool.record(&record);
-                self.reply(request, ReplyKind::Ack(ip), Some(record))
+                self.reply(request, subnet, ReplyKind::Ack(ip), Some(record))
             }
-            Err(reason) => self.reply(request, ReplyKind::Nak(reason), None),
+            Err(reason) => self.reply(request, subnet, ReplyKind::Nak(reason), None),
         }
     }
 
@@ -353,7 +370,7 @@ impl Server {
         holder: Holder,
     ) -> Outcome {
         if let Some(server) = request.server_id
-            && server != self.config.server
+            && server != self.config.server_id(request)
         {
             return Outcome::Ignored(Ignored::OtherServer(server));
         }
@@ -370,22 +387,23 @@ impl Server {
         Outcome::Recorded(record)
     }
 
-    fn inform(&self, request: &Request) -> Outcome {
+    fn inform(&self, request: &Request, subnet: &Subnet) -> Outcome {
         if host(request.ciaddr).is_none() {
             return Outcome::Ignored(Ignored::NoAddress);
         }
-        self.reply(request, ReplyKind::Informed, None)
+        self.reply(request, subnet, ReplyKind::Informed, None)
     }
 
     fn reply(
         &self,
         request: &Request,
+        subnet: &Subnet,
         kind: ReplyKind,
         lease_change: Option<LeaseRecord>,
     ) -> Outcome {
         let boot = self.config.boot.choose(request);
         Outcome::Reply(Reply {
-            bytes: reply::build(&self.config, request, kind, &boot),
+            bytes: reply::build(&self.config, subnet, request, kind, &boot),
             destination: reply::destination(request, kind),
             lease_change,
             summary: Summary { mac: request.mac, kind, boot },
@@ -394,6 +412,32 @@ impl Server {
 }
 
 impl Config {
+    fn subnets(&self) -> impl Iterator<Item = &Subnet> {
+        std::iter::once(&self.local).chain(&self.relayed)
+    }
+
+    /// Addresses that are never given.
+    fn taken(&self) -> impl Iterator<Item = Ipv4Addr> {
+        std::iter::once(self.server).chain(self.subnets().filter_map(|subnet| subnet.router))
+    }
+
+    /// The subnet that a client is on. One that renews a lease from behind a relay asks us directly:
+    /// the address that it has tells its subnet.
+    fn subnet_of(&self, request: &Request) -> Option<&Subnet> {
+        if let Some(link) = request.link() {
+            return self.subnets().find(|subnet| subnet.holds(link));
+        }
+        let behind_relay =
+            host(request.ciaddr).and_then(|ip| self.relayed.iter().find(|it| it.contains(ip)));
+        Some(behind_relay.unwrap_or(&self.local))
+    }
+
+    fn server_id(&self, request: &Request) -> Ipv4Addr {
+        request.server_id_override().unwrap_or(self.server)
+    }
+}
+
+impl Subnet {
     /// The subnet mask.
     pub fn mask(&self) -> Ipv4Addr {
         let host_bits = 32 - u32::from(self.prefix_len);
@@ -406,12 +450,44 @@ impl Config {
     }
 
     fn network(&self) -> Ipv4Addr {
-        self.server & self.mask()
+        self.range_first & self.mask()
+    }
+
+    /// Addresses in the range; 0 if it ends before it begins.
+    fn range_len(&self) -> u32 {
+        let span = self.range_last.to_bits().checked_sub(self.range_first.to_bits());
+        span.map_or(0, |span| span.saturating_add(1))
+    }
+
+    /// True for any address of the subnet; link selection may name its first one (RFC 3527).
+    fn holds(&self, ip: Ipv4Addr) -> bool {
+        ip & self.mask() == self.network()
     }
 
     /// True for a host address of the subnet.
     fn contains(&self, ip: Ipv4Addr) -> bool {
-        ip & self.mask() == self.network() && ip != self.network() && ip != self.broadcast()
+        self.holds(ip) && ip != self.network() && ip != self.broadcast()
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if !(8..=30).contains(&self.prefix_len) {
+            return Err(ConfigError::Prefix(self.prefix_len));
+        }
+        self.check_host("range start", self.range_first)?;
+        self.check_host("range end", self.range_last)?;
+        if let Some(router) = self.router {
+            self.check_host("router", router)?;
+        }
+        if !(1..=MAX_RANGE).contains(&self.range_len()) {
+            return Err(ConfigError::Range(self.range_first, self.range_last));
+        }
+        Ok(())
+    }
+
+    fn check_host(&self, role: &'static str, ip: Ipv4Addr) -> Result<(), ConfigError> {
+        let (network, prefix_len) = (self.network(), self.prefix_len);
+        let error = ConfigError::NotInSubnet { role, ip, network, prefix_len };
+        if self.contains(ip) { Ok(()) } else { Err(error) }
     }
 }
 
@@ -420,35 +496,32 @@ fn host(ip: Ipv4Addr) -> Option<Ipv4Addr> {
 }
 
 fn check(config: &Config) -> Result<(), ConfigError> {
-    if !(8..=30).contains(&config.prefix_len) {
-        return Err(ConfigError::Prefix(config.prefix_len));
+    if config.relayed.len() > MAX_RELAYED {
+        return Err(ConfigError::TooMany);
     }
-    let in_subnet = |role, ip| {
-        let (network, prefix_len) = (config.network(), config.prefix_len);
-        config.contains(ip).then_some(()).ok_or(ConfigError::NotInSubnet {
-            role,
-            ip,
-            network,
-            prefix_len,
-        })
-    };
-    in_subnet("server address", config.server)?;
-    in_subnet("range start", config.range_first)?;
-    in_subnet("range end", config.range_last)?;
-    if let Some(router) = config.router {
-        in_subnet("router", router)?;
-    }
-    let (first, last) = (config.range_first, config.range_last);
-    if u32::from(last).checked_sub(u32::from(first)).is_none_or(|span| span >= MAX_RANGE) {
-        return Err(ConfigError::Range(first, last));
-    }
-    let mut taken: Vec<Ipv4Addr> = std::iter::once(config.server).chain(config.router).collect();
-    for (mac, reservation) in &config.reservations {
-        in_subnet("reserved address", reservation.ip)?;
-        if taken.contains(&reservation.ip) {
-            return Err(ConfigError::ReservedTwice(reservation.ip, *mac));
+    let mut before: Vec<&Subnet> = Vec::new();
+    for subnet in config.subnets() {
+        subnet.check()?;
+        let overlaps =
+            |other: &&&Subnet| other.holds(subnet.network()) || subnet.holds(other.network());
+        if let Some(other) = before.iter().find(overlaps) {
+            return Err(ConfigError::Overlap(other.range_first, subnet.range_first));
         }
-        taken.push(reservation.ip);
+        before.push(subnet);
+    }
+    config.local.check_host("server address", config.server)?;
+    if config.subnets().map(Subnet::range_len).sum::<u32>() > MAX_RANGE {
+        return Err(ConfigError::TooMany);
+    }
+    let mut taken: Vec<Ipv4Addr> = config.taken().collect();
+    for (mac, reservation) in &config.reservations {
+        let ip = reservation.ip;
+        let subnet = config.subnets().find(|subnet| subnet.holds(ip)).unwrap_or(&config.local);
+        subnet.check_host("reserved address", ip)?;
+        if taken.contains(&ip) {
+            return Err(ConfigError::ReservedTwice(ip, *mac));
+        }
+        taken.push(ip);
     }
     if config.lease_secs < 60 {
         return Err(ConfigError::LeaseTime(config.lease_secs));

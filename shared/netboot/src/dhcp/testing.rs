@@ -2,7 +2,7 @@
 
 use super::{
     boot::BootSettings,
-    server::{Config, Reservation},
+    server::{Config, Reservation, Subnet},
     wire::{Header, Op, Writer, code},
 };
 use crate::mac::Mac;
@@ -48,6 +48,14 @@ pub fn ip(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, last)
 }
 
+/// An address behind the relay.
+pub fn far(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 78, 0, last)
+}
+
+/// The relay, which is the router too.
+pub const RELAY: Ipv4Addr = Ipv4Addr::new(10, 78, 0, 1);
+
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
 pub fn boot_settings() -> BootSettings {
@@ -60,14 +68,23 @@ pub fn boot_settings() -> BootSettings {
     }
 }
 
-/// 10.77.0.0/24, addresses 100 to 103 by lease, 10.77.0.50 reserved for `mac(50)`.
+/// 10.77.0.0/24, addresses 100 to 103 by lease, 10.77.0.50 reserved for `mac(50)`; 10.78.0.0/16
+/// behind a relay, addresses 10.78.0.100 to 10.78.0.101.
 pub fn config() -> Config {
     Config {
         server: SERVER,
-        prefix_len: 24,
-        range_first: ip(100),
-        range_last: ip(103),
-        router: Some(SERVER),
+        local: Subnet {
+            prefix_len: 24,
+            range_first: ip(100),
+            range_last: ip(103),
+            router: Some(SERVER),
+        },
+        relayed: vec![Subnet {
+            prefix_len: 16,
+            range_first: far(100),
+            range_last: far(101),
+            router: Some(RELAY),
+        }],
         dns: vec![ip(2), ip(3)],
         domain: Some("lab.example".into()),
         lease_secs: 3600,

@@ -51,6 +51,7 @@ pub mod code {
     pub const RELAY_INFO: u8 = 82;
     pub const CLIENT_ARCH: u8 = 93;
     pub const MACHINE_UUID: u8 = 97;
+    pub const SUBNET_SELECTION: u8 = 118;
     pub const IPXE: u8 = 175;
     pub const END: u8 = 255;
 }

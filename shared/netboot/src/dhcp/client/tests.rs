@@ -97,8 +97,8 @@ fn a_refused_renewal_starts_over() {
     let mut pair = Pair::new();
     pair.exchange();
     let mut config = testing::config();
-    config.range_first = testing::ip(200);
-    config.range_last = testing::ip(210);
+    config.local.range_first = testing::ip(200);
+    config.local.range_last = testing::ip(210);
     pair.server = Server::new(config, LeaseTable::default()).unwrap();
     pair.tick();
     let events = pair.exchange();

@@ -37,6 +37,7 @@ fn ipxe_rom_in_qemu() {
             machine_uuid_raw: discover.machine_uuid_raw.clone(),
             ipxe: Some(IpxeFeatures { http: true, bzimage: true, efi: false }),
             relay_info: None,
+            subnet_selection: None,
         }
     );
     assert_eq!(discover.machine_uuid_raw.as_ref().unwrap().len(), 17);

@@ -1,6 +1,6 @@
 //! Which address a client may have: leases, offers held open, reservations, addresses set aside.
 
-use super::{Config, NakReason};
+use super::{Config, NakReason, Subnet};
 use crate::{
     dhcp::lease::{LeaseRecord, LeaseTable},
     mac::Mac,
@@ -17,13 +17,14 @@ struct Hold {
     until_unix: u64,
 }
 
-/// All addresses of the subnet. Leases and holds lie on distinct addresses that may be given, so
-/// the range and the reservations bound both.
+/// All addresses of all subnets. Leases and holds lie on distinct addresses that may be given, so
+/// the ranges and the reservations bound both. A machine has one lease, wherever it is: in another
+/// subnet it gets another address, and its old one is free again.
 #[derive(Debug)]
 pub(super) struct Pool {
-    first: u32,
-    last: u32,
-    /// The server's and the router's address, never given.
+    /// First and last address of each range.
+    ranges: Vec<(Ipv4Addr, Ipv4Addr)>,
+    /// The server's and the routers' addresses, never given.
     ours: BTreeSet<Ipv4Addr>,
     reserved_for: BTreeMap<Ipv4Addr, Mac>,
     reservation_of: BTreeMap<Mac, Ipv4Addr>,
@@ -35,9 +36,8 @@ pub(super) struct Pool {
 impl Pool {
     pub(super) fn new(config: &Config, leases: LeaseTable) -> Self {
         let mut pool = Self {
-            first: config.range_first.into(),
-            last: config.range_last.into(),
-            ours: std::iter::once(config.server).chain(config.router).collect(),
+            ranges: config.subnets().map(|it| (it.range_first, it.range_last)).collect(),
+            ours: config.taken().collect(),
             reserved_for: config.reservations.iter().map(|(mac, r)| (r.ip, *mac)).collect(),
             reservation_of: config.reservations.iter().map(|(mac, r)| (*mac, r.ip)).collect(),
             leases: LeaseTable::default(),
@@ -54,38 +54,49 @@ impl Pool {
         &self.leases
     }
 
-    /// The address to offer: the client's own if it has one, in this order reserved, leased or
-    /// last leased, already offered, asked for; then one nobody ever had, then the one unused for
-    /// longest.
+    /// The address of this subnet to offer: the client's own if it has one, in this order reserved,
+    /// leased or last leased, already offered, asked for; then one nobody ever had, then the one
+    /// unused for longest.
     pub(super) fn address_for(
         &self,
         mac: Mac,
+        subnet: &Subnet,
         requested: Option<Ipv4Addr>,
         now_unix: u64,
     ) -> Option<Ipv4Addr> {
+        let fits = |ip: &Ipv4Addr| subnet.contains(*ip) && self.is_free_for(mac, *ip, now_unix);
         let own = [
             self.reservation_of.get(&mac).copied(),
             self.leases.of_mac(mac).map(|lease| lease.ip),
             self.hold_of.get(&mac).copied(),
             requested,
         ];
-        if let Some(ip) = own.into_iter().flatten().find(|ip| self.is_free_for(mac, *ip, now_unix))
-        {
+        if let Some(ip) = own.into_iter().flatten().find(fits) {
             return Some(ip);
         }
-        let free = || self.scan(mac).filter(|ip| self.is_free_for(mac, *ip, now_unix));
+        let free = || scan(subnet, mac).filter(fits);
         free().find(|ip| self.leases.of_ip(*ip).is_none()).or_else(|| {
             free().min_by_key(|ip| self.leases.of_ip(*ip).map(|(_, lease)| lease.expires_unix))
         })
     }
 
-    /// Whether the client may have this address now. With a running lease or a reservation it may
-    /// have no other. Both at once happen when the reservation is new or its address was set aside:
+    /// Whether the client may have this address of this subnet now. With a running lease or a
+    /// reservation there it may have no other. Both at once happen when the reservation is new or its address was set aside:
     /// then a running system may renew what it has, and one that starts is offered the reserved one.
-    pub(super) fn claim(&self, mac: Mac, ip: Ipv4Addr, now_unix: u64) -> Result<(), NakReason> {
+    pub(super) fn claim(
+        &self,
+        mac: Mac,
+        subnet: &Subnet,
+        ip: Ipv4Addr,
+        now_unix: u64,
+    ) -> Result<(), NakReason> {
+        if !subnet.contains(ip) {
+            return Err(NakReason::WrongNetwork);
+        }
+        let fits = |ip: &Ipv4Addr| subnet.contains(*ip) && self.is_free_for(mac, *ip, now_unix);
         let lease = self.leases.of_mac(mac).filter(|lease| lease.expires_unix > now_unix);
         let due = [self.reservation_of.get(&mac).copied(), lease.map(|lease| lease.ip)];
-        let due = due.map(|it| it.filter(|due| self.is_free_for(mac, *due, now_unix)));
+        let due = due.map(|it| it.filter(fits));
         if due.contains(&Some(ip)) {
             return Ok(());
         }
@@ -129,7 +140,7 @@ impl Pool {
     }
 
     fn is_ours_to_give(&self, ip: Ipv4Addr) -> bool {
-        let in_range = (self.first..=self.last).contains(&ip.into());
+        let in_range = self.ranges.iter().any(|(first, last)| (*first..=*last).contains(&ip));
         (in_range || self.reserved_for.contains_key(&ip)) && !self.ours.contains(&ip)
     }
 
@@ -143,16 +154,16 @@ impl Pool {
                 .is_none_or(|(holder, it)| holder == mac || it.expires_unix <= now_unix)
             && self.holds.get(&ip).is_none_or(|it| it.mac == mac || it.until_unix <= now_unix)
     }
+}
 
-    /// The range once round, from a place given by the MAC (FNV-1a): after a loss of the journal
-    /// most machines find their old address.
-    fn scan(&self, mac: Mac) -> impl Iterator<Item = Ipv4Addr> {
-        let hash = mac.0.iter().fold(0x811c_9dc5_u32, |hash, byte| {
-            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
-        });
-        let count = self.last - self.first + 1;
-        let start = hash % count;
-        let first = self.first;
-        (0..count).map(move |step| Ipv4Addr::from(first + (start + step) % count))
-    }
+/// The subnet's range once round, from a place given by the MAC (FNV-1a): after a loss of the
+/// journal most machines find their old address.
+fn scan(subnet: &Subnet, mac: Mac) -> impl Iterator<Item = Ipv4Addr> {
+    let hash = mac
+        .0
+        .iter()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    let (first, count) = (subnet.range_first.to_bits(), subnet.range_len());
+    let start = hash % count;
+    (0..count).map(move |step| Ipv4Addr::from(first + (start + step) % count))
 }

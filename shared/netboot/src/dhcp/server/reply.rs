@@ -1,6 +1,6 @@
 //! The bytes of a reply.
 
-use super::{Config, Destination, ReplyKind};
+use super::{Config, Destination, ReplyKind, Subnet};
 use crate::dhcp::{
     boot::{
         BootFile,
@@ -23,7 +23,7 @@ enum Extent {
 }
 
 pub(super) fn destination(request: &Request, kind: ReplyKind) -> Destination {
-    if !request.giaddr.is_unspecified() {
+    if request.is_relayed() {
         Destination::Relay(request.giaddr)
     } else if request.ciaddr.is_unspecified() || matches!(kind, ReplyKind::Nak(_)) {
         Destination::Broadcast
@@ -34,19 +34,21 @@ pub(super) fn destination(request: &Request, kind: ReplyKind) -> Destination {
 
 pub(super) fn build(
     config: &Config,
+    subnet: &Subnet,
     request: &Request,
     kind: ReplyKind,
     boot: &BootFile,
 ) -> Vec<u8> {
-    let bytes = write(config, request, kind, boot, Extent::Everything);
+    let bytes = write(config, subnet, request, kind, boot, Extent::Everything);
     if bytes.len() <= request.max_reply_len {
         return bytes;
     }
-    write(config, request, kind, boot, Extent::Essentials)
+    write(config, subnet, request, kind, boot, Extent::Essentials)
 }
 
 fn write(
     config: &Config,
+    subnet: &Subnet,
     request: &Request,
     kind: ReplyKind,
     boot: &BootFile,
@@ -59,7 +61,7 @@ fn write(
         ReplyKind::Nak(_) => NAK,
     };
     out.put(code::MESSAGE_TYPE, &[message_type]);
-    out.put_addresses(code::SERVER_ID, &[config.server]);
+    out.put_addresses(code::SERVER_ID, &[config.server_id(request)]);
     match kind {
         ReplyKind::Nak(reason) => {
             out.put(code::MESSAGE_TEXT, reason.to_string().as_bytes());
@@ -70,18 +72,19 @@ fn write(
             out.put_number(code::RENEWAL_SECONDS, secs / 2);
             // RFC 2131 section 4.4.5: T2 is 7/8 of the lease.
             out.put_number(code::REBINDING_SECONDS, secs - secs / 8);
-            put_network(&mut out, config, request, extent);
+            put_network(&mut out, config, subnet, request, extent);
             options::put(&mut out, &config.boot, request, boot, Teller::Server);
         }
         ReplyKind::Informed => {
-            put_network(&mut out, config, request, extent);
+            put_network(&mut out, config, subnet, request, extent);
             options::put(&mut out, &config.boot, request, boot, Teller::Server);
         }
     }
+    if let Some(link) = request.subnet_selection.filter(|_| request.is_relayed()) {
+        out.put_addresses(code::SUBNET_SELECTION, &[link]);
+    }
     // RFC 3046 section 2.2: echoed, and last.
-    if let Some(relay_info) = &request.relay_info
-        && !request.giaddr.is_unspecified()
-    {
+    if let Some(relay_info) = request.relay_info.as_ref().filter(|_| request.is_relayed()) {
         out.put(code::RELAY_INFO, relay_info);
     }
     out.finish()
@@ -95,7 +98,7 @@ fn header(config: &Config, request: &Request, kind: ReplyKind, boot: &BootFile) 
         xid: request.xid,
         secs: 0,
         // RFC 2131 section 4.3.2: a NAK through a relay must reach a client that has no address.
-        broadcast: request.broadcast || (is_nak && !request.giaddr.is_unspecified()),
+        broadcast: request.broadcast || (is_nak && request.is_relayed()),
         ciaddr: match kind {
             ReplyKind::Ack(_) | ReplyKind::Informed => request.ciaddr,
             ReplyKind::Offer(_) | ReplyKind::Nak(_) => Ipv4Addr::UNSPECIFIED,
@@ -116,9 +119,15 @@ fn header(config: &Config, request: &Request, kind: ReplyKind, boot: &BootFile) 
     header
 }
 
-fn put_network(out: &mut Writer, config: &Config, request: &Request, extent: Extent) {
-    out.put_addresses(code::SUBNET_MASK, &[config.mask()]);
-    out.put_addresses(code::ROUTER, config.router.as_slice());
+fn put_network(
+    out: &mut Writer,
+    config: &Config,
+    subnet: &Subnet,
+    request: &Request,
+    extent: Extent,
+) {
+    out.put_addresses(code::SUBNET_MASK, &[subnet.mask()]);
+    out.put_addresses(code::ROUTER, subnet.router.as_slice());
     if extent == Extent::Essentials {
         return;
     }
@@ -130,5 +139,5 @@ fn put_network(out: &mut Writer, config: &Config, request: &Request, extent: Ext
     if let Some(domain) = &config.domain {
         out.put(code::DOMAIN_NAME, domain.as_bytes());
     }
-    out.put_addresses(code::BROADCAST_ADDRESS, &[config.broadcast()]);
+    out.put_addresses(code::BROADCAST_ADDRESS, &[subnet.broadcast()]);
 }

@@ -2,7 +2,7 @@ use super::*;
 use crate::dhcp::{
     boot::NoBootFile,
     packet::Arch,
-    testing::{Ask, REQUESTS, SERVER, boot_settings, config, fixture, ip, mac},
+    testing::{Ask, RELAY, REQUESTS, SERVER, boot_settings, config, far, fixture, ip, mac},
     wire::{self, code},
 };
 use dhcproto::{Decodable, v4};
@@ -336,12 +336,103 @@ fn relays_get_their_option_back_as_the_last() {
     // Not without a relay, and not for a relay elsewhere.
     let direct = reply(server.handle(NOW, &relayed().bytes()));
     assert_eq!(options(&direct.bytes).get(code::RELAY_INFO), None);
-    let far = Ipv4Addr::new(10, 78, 0, 1);
-    let outcome = server.handle(NOW, &relayed().giaddr(far).bytes());
-    assert_eq!(outcome, Outcome::Ignored(Ignored::OtherNetwork(far)));
+    let nowhere = Ipv4Addr::new(10, 79, 0, 1);
+    let outcome = server.handle(NOW, &relayed().giaddr(nowhere).bytes());
+    assert_eq!(outcome, Outcome::Ignored(Ignored::OtherNetwork(nowhere)));
     // A NAK through a relay is flagged for broadcast.
     let bad = Ask::request(mac(1)).wants(Ipv4Addr::new(9, 9, 9, 9)).giaddr(ip(254)).bytes();
     assert!(wire::parse(&reply(server.handle(NOW, &bad)).bytes).unwrap().0.broadcast);
+}
+
+#[test]
+fn a_relay_chooses_the_subnet() {
+    let mut server = server();
+    let offer = reply(server.handle(NOW, &Ask::discover(mac(1)).giaddr(RELAY).bytes()));
+    let ReplyKind::Offer(given) = offer.summary.kind else { panic!("{offer:?}") };
+    assert!([far(100), far(101)].contains(&given));
+    assert_eq!(offer.destination, Destination::Relay(RELAY));
+    let told = options(&offer.bytes);
+    assert_eq!(told.address(code::SUBNET_MASK), Some(Ipv4Addr::new(255, 255, 0, 0)));
+    assert_eq!(told.address(code::ROUTER), Some(RELAY));
+    assert_eq!(told.address(code::BROADCAST_ADDRESS), Some(Ipv4Addr::new(10, 78, 255, 255)));
+    let take = || Ask::request(mac(1)).wants(given).server(SERVER);
+    let ack = reply(server.handle(NOW, &take().giaddr(RELAY).bytes()));
+    assert_eq!(ack.summary.kind, ReplyKind::Ack(given));
+    // It renews without the relay, and its subnet is known by what it has.
+    let renew = Ask::request(mac(1)).ciaddr(given).bytes();
+    let renewed = reply(server.handle(NOW + 1800, &renew));
+    assert_eq!(renewed.destination, Destination::Client(given));
+    assert_eq!(renewed.summary.kind, ReplyKind::Ack(given));
+    assert_eq!(options(&renewed.bytes).address(code::ROUTER), Some(RELAY));
+    // A full subnet takes nothing from another.
+    lease_at(&mut server, RELAY, mac(2));
+    let third = Ask::discover(mac(3)).giaddr(RELAY).bytes();
+    assert_eq!(server.handle(NOW, &third), Outcome::Ignored(Ignored::Exhausted(mac(3))));
+    lease(&mut server, NOW, mac(3));
+    // Plugged in elsewhere, a machine gets another address and leaves its old one to others.
+    let remembered = kind(server.handle(NOW, &take().bytes()));
+    assert_eq!(remembered, ReplyKind::Nak(NakReason::WrongNetwork));
+    let moved = lease(&mut server, NOW, mac(1));
+    assert_eq!(server.leases().of_mac(mac(1)).unwrap().ip, moved);
+    assert_eq!(lease_at(&mut server, RELAY, mac(4)), given);
+}
+
+/// DISCOVER and REQUEST through a relay; the address.
+fn lease_at(server: &mut Server, relay: Ipv4Addr, who: Mac) -> Ipv4Addr {
+    let ReplyKind::Offer(ip) = kind(server.handle(NOW, &Ask::discover(who).giaddr(relay).bytes()))
+    else {
+        panic!()
+    };
+    let take = Ask::request(who).wants(ip).server(SERVER).giaddr(relay).bytes();
+    assert_eq!(kind(server.handle(NOW, &take)), ReplyKind::Ack(ip));
+    ip
+}
+
+/// A relay whose own address says nothing about the link (RFC 3527), and that its clients are to
+/// take for their server (RFC 5107).
+#[test]
+fn a_relay_may_name_the_link_and_itself() {
+    let mut server = server();
+    let link = |address: Ipv4Addr| [&[1, 1, b'x', 5, 4][..], &address.octets()].concat();
+    let named =
+        |info: &[u8]| Ask::discover(mac(1)).giaddr(ip(254)).with(code::RELAY_INFO, info).bytes();
+    let network = Ipv4Addr::new(10, 78, 0, 0);
+    let offer = reply(server.handle(NOW, &named(&link(network))));
+    let ReplyKind::Offer(given) = offer.summary.kind else { panic!("{offer:?}") };
+    assert!([far(100), far(101)].contains(&given));
+    assert_eq!(offer.destination, Destination::Relay(ip(254)));
+    let nowhere = Ipv4Addr::new(10, 79, 0, 0);
+    let outcome = server.handle(NOW, &named(&link(nowhere)));
+    assert_eq!(outcome, Outcome::Ignored(Ignored::OtherNetwork(nowhere)));
+    // Cut short or of another length it says nothing, and the relay's own address does.
+    for damaged in [&[5, 4, 10, 78][..], &[5, 3, 10, 78, 0], &[5], &[5, 5, 10, 78, 0, 0, 0]] {
+        let ReplyKind::Offer(given) = kind(server.handle(NOW, &named(damaged))) else { panic!() };
+        assert!(config().local.contains(given), "{damaged:?}");
+    }
+
+    let selected =
+        Ask::discover(mac(2)).giaddr(ip(254)).with(code::SUBNET_SELECTION, &network.octets());
+    let offer = reply(server.handle(NOW, &selected.bytes()));
+    assert!(
+        matches!(offer.summary.kind, ReplyKind::Offer(given) if config().relayed[0].contains(given))
+    );
+    assert_eq!(options(&offer.bytes).address(code::SUBNET_SELECTION), Some(network));
+
+    let itself = [&[11, 4][..], &RELAY.octets()].concat();
+    let ask = |ask: Ask| ask.giaddr(RELAY).with(code::RELAY_INFO, &itself);
+    let offer = reply(server.handle(NOW, &ask(Ask::discover(mac(1))).bytes()));
+    assert_eq!(options(&offer.bytes).address(code::SERVER_ID), Some(RELAY));
+    let take = ask(Ask::request(mac(1)).wants(given)).server(RELAY).bytes();
+    assert_eq!(kind(server.handle(NOW, &take)), ReplyKind::Ack(given));
+    // What is not relayed chooses nothing.
+    let alone = Ask::discover(mac(5)).with(code::RELAY_INFO, &itself);
+    let alone = alone.with(code::SUBNET_SELECTION, &network.octets()).bytes();
+    let offer = reply(server.handle(NOW, &alone));
+    assert!(
+        matches!(offer.summary.kind, ReplyKind::Offer(given) if config().local.contains(given))
+    );
+    assert_eq!(options(&offer.bytes).address(code::SERVER_ID), Some(SERVER));
+    assert_eq!(options(&offer.bytes).get(code::SUBNET_SELECTION), None);
 }
 
 #[test]
@@ -354,7 +445,7 @@ fn leases_survive_a_restart_if_they_still_fit() {
     let renew = Ask::request(mac(1)).ciaddr(kept).bytes();
     assert_eq!(kind(again.handle(NOW + 1, &renew)), ReplyKind::Ack(kept));
     let mut moved = config();
-    (moved.range_first, moved.range_last) = (ip(200), ip(210));
+    (moved.local.range_first, moved.local.range_last) = (ip(200), ip(210));
     let mut moved = Server::new(moved, table()).unwrap();
     assert_eq!(moved.leases().iter().count(), 0);
     assert!(matches!(kind(moved.handle(NOW + 1, &renew)), ReplyKind::Nak(_)));
@@ -367,14 +458,27 @@ fn configurations_that_cannot_work_are_refused() {
         change(&mut config);
         Server::new(config, LeaseTable::default()).unwrap_err()
     };
-    assert_eq!(bad(|it| it.prefix_len = 31), ConfigError::Prefix(31));
-    assert!(matches!(bad(|it| it.range_last = ip(255)), ConfigError::NotInSubnet { .. }));
-    assert!(matches!(bad(|it| it.router = Some([9; 4].into())), ConfigError::NotInSubnet { .. }));
-    assert!(matches!(bad(|it| it.range_last = ip(99)), ConfigError::Range(..)));
+    assert_eq!(bad(|it| it.local.prefix_len = 31), ConfigError::Prefix(31));
+    assert!(matches!(bad(|it| it.local.range_last = ip(255)), ConfigError::NotInSubnet { .. }));
+    let elsewhere = |it: &mut Config| it.local.router = Some([9; 4].into());
+    assert!(matches!(bad(elsewhere), ConfigError::NotInSubnet { .. }));
+    assert!(matches!(bad(|it| it.server = far(1)), ConfigError::NotInSubnet { .. }));
+    assert!(matches!(bad(|it| it.local.range_last = ip(99)), ConfigError::Range(..)));
+    let twice = |it: &mut Config| it.relayed.push(it.local.clone());
+    assert_eq!(bad(twice), ConfigError::Overlap(ip(100), ip(100)));
+    let around = |it: &mut Config| it.relayed[0].prefix_len = 8;
+    assert_eq!(bad(around), ConfigError::Overlap(ip(100), far(100)));
+    let much = |it: &mut Config| {
+        it.local.range_last = ip(254);
+        it.relayed[0].range_last = Ipv4Addr::new(10, 78, 255, 254);
+    };
+    assert_eq!(bad(much), ConfigError::TooMany);
+    let many = |it: &mut Config| it.relayed = vec![it.relayed[0].clone(); MAX_RELAYED + 1];
+    assert_eq!(bad(many), ConfigError::TooMany);
     let large = |it: &mut Config| {
-        it.prefix_len = 8;
-        it.range_first = Ipv4Addr::new(10, 1, 0, 0);
-        it.range_last = Ipv4Addr::new(10, 2, 0, 0);
+        it.local.prefix_len = 8;
+        it.local.range_first = Ipv4Addr::new(10, 1, 0, 0);
+        it.local.range_last = Ipv4Addr::new(10, 2, 0, 0);
     };
     assert!(matches!(bad(large), ConfigError::Range(..)));
     let twice = |it: &mut Config| {
@@ -400,6 +504,7 @@ struct Step {
     names_us: Option<bool>,
     wait_secs: u64,
     program: u8,
+    relayed: bool,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -408,21 +513,18 @@ fn step() -> impl Strategy<Value = Step> {
         prop_oneof![4 => Just(1), 6 => Just(3), 1 => Just(4), 1 => Just(7), 1 => Just(8)];
     let wait = prop_oneof![8 => 0u64..5, 1 => 50u64..700, 1 => 3000u64..8000];
     let who = prop_oneof![6 => 1u8..8, 1 => Just(50u8)];
-    (who, message_type, address(), address(), any::<Option<bool>>(), wait, 0u8..5).prop_map(
-        |(who, message_type, wants, ciaddr, names_us, wait_secs, program)| Step {
-            who,
-            message_type,
-            wants,
-            ciaddr,
-            names_us,
-            wait_secs,
-            program,
-        },
-    )
+    let relayed = prop_oneof![4 => Just(false), 1 => Just(true)];
+    (who, message_type, address(), address(), any::<Option<bool>>(), wait, 0u8..5, relayed)
+        .prop_map(|(who, message_type, wants, ciaddr, names_us, wait_secs, program, relayed)| {
+            Step { who, message_type, wants, ciaddr, names_us, wait_secs, program, relayed }
+        })
 }
 
 fn ask(step: &Step, offered: Option<Ipv4Addr>) -> Ask {
     let mut ask = Ask::new(step.message_type, mac(step.who));
+    if step.relayed {
+        ask = ask.giaddr(RELAY);
+    }
     if let Some(wants) = step.wants {
         ask = ask.wants(ip(wants));
     } else if let Some(offered) = offered {
@@ -446,8 +548,8 @@ fn ask(step: &Step, offered: Option<Ipv4Addr>) -> Ask {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
-    /// However clients behave: one address has one MAC, a running lease is never given to
-    /// another, nor moved but to its owner's reservation, a reservation goes to its owner only, a reply answers its request, the journal
+    /// However clients behave: one address has one MAC and is of the subnet that was asked from, a
+    /// running lease is never given to another, nor moved but to its owner's reservation or subnet, a reservation goes to its owner only, a reply answers its request, the journal
     /// tells the same story as the table, and iPXE with HTTP is never sent an iPXE.
     #[test]
     fn a_subnet_stays_in_order(steps in proptest::collection::vec(step(), 1..120)) {
@@ -484,6 +586,7 @@ proptest! {
             };
             if let Some(given) = given {
                 prop_assert_eq!(header.yiaddr, given);
+                prop_assert_eq!(config().relayed[0].contains(given), step.relayed);
                 // Its owner may get another one, after it declined its own.
                 prop_assert!(given != ip(50) || who == mac(50));
                 for (other, (address, until)) in &held {
@@ -491,7 +594,11 @@ proptest! {
                 }
                 if let Some((address, until)) = held.get(&who) {
                     let goes_home = who == mac(50) && given == ip(50);
-                    prop_assert!(*until <= now || *address == given || goes_home, "moved while valid");
+                    let is_elsewhere = config().relayed[0].contains(*address) != step.relayed;
+                    prop_assert!(
+                        *until <= now || *address == given || goes_home || is_elsewhere,
+                        "moved while valid"
+                    );
                 }
             }
             if let ReplyKind::Ack(ip) = reply.summary.kind {
