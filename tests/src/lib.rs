@@ -7,6 +7,7 @@
 
 pub mod cargo;
 pub mod clonezilla;
+pub mod dnsmasq;
 pub mod host;
 pub mod image;
 pub mod lab;

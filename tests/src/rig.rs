@@ -67,6 +67,15 @@ impl Artefacts {
     }
 }
 
+/// The controller's part in DHCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dhcp {
+    /// It gives the addresses .100 to .199.
+    Server,
+    /// It tells what to boot beside a server that gives them.
+    Proxy,
+}
+
 /// What works on a task: once it has ended, nobody does.
 pub trait Worker {
     /// Fails when it has ended.
@@ -99,6 +108,22 @@ impl Worker for Background {
     }
 }
 
+/// What differs between the controllers of labs.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Its part in DHCP.
+    pub dhcp: Dhcp,
+    /// Where the boot files for firmware lie.
+    pub ipxe_dir: PathBuf,
+}
+
+impl Default for Setup {
+    /// The DHCP server, with Debian's iPXE.
+    fn default() -> Self {
+        Self { dhcp: Dhcp::Server, ipxe_dir: IPXE_DIR.into() }
+    }
+}
+
 /// A running controller that serves the lab's network as its DHCP, TFTP and HTTP server.
 #[derive(Debug)]
 pub struct Rig {
@@ -114,9 +139,17 @@ impl Rig {
     /// # Errors
     /// When it ends or does not answer; the error holds the end of its log.
     pub fn start(lab: &Lab, artefacts: &Artefacts) -> Result<Self> {
+        Self::start_with(lab, artefacts, &Setup::default())
+    }
+
+    /// The same with another configuration.
+    ///
+    /// # Errors
+    /// As [`Rig::start`].
+    pub fn start_with(lab: &Lab, artefacts: &Artefacts, setup: &Setup) -> Result<Self> {
         let socket = lab.dir().join("api.sock");
         let config = lab.dir().join("metalcast.toml");
-        std::fs::write(&config, configuration(lab, artefacts, &socket))
+        std::fs::write(&config, configuration(lab, artefacts, &socket, setup))
             .with_context(|| format!("writing {}", config.display()))?;
         let server = Self::serve(lab, &artefacts.controller, &config)?;
         let program = artefacts.controller.clone();
@@ -287,17 +320,22 @@ impl Rig {
     }
 }
 
-fn configuration(lab: &Lab, artefacts: &Artefacts, socket: &Path) -> String {
+fn configuration(lab: &Lab, artefacts: &Artefacts, socket: &Path, setup: &Setup) -> String {
     // JSON's strings are TOML's basic strings.
     let quoted = |path: &Path| Value::from(path.to_string_lossy().into_owned()).to_string();
+    let dhcp = match setup.dhcp {
+        Dhcp::Server => {
+            format!("range_start = \"{}\"\nrange_end = \"{}\"", lab.host(100), lab.host(199))
+        }
+        Dhcp::Proxy => "mode = \"proxy\"".to_owned(),
+    };
     format!(
         "state_dir = {}\n[api]\nsocket = {}\n[network]\ninterface = \"{BRIDGE}\"\naddress = \"{}\"\n\
-         [dhcp]\nrange_start = \"{}\"\nrange_end = \"{}\"\n[boot]\nram_image = {}\nipxe_dir = \"{IPXE_DIR}\"\n",
+         [dhcp]\n{dhcp}\n[boot]\nram_image = {}\nipxe_dir = {}\n",
         quoted(&lab.dir().join("state")),
         quoted(socket),
         lab.address(),
-        lab.host(100),
-        lab.host(199),
         quoted(&artefacts.ram_image),
+        quoted(&setup.ipxe_dir),
     )
 }

@@ -4,57 +4,27 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use metalcast_tests::dnsmasq::Dnsmasq;
 use metalcast_tests::image::{self, Debian};
-use metalcast_tests::lab::{BRIDGE, Lab};
-use metalcast_tests::process::{self, Background, run};
+use metalcast_tests::lab::Lab;
+use metalcast_tests::process::run;
 use metalcast_tests::qemu::{BootOrder, Disk, Machine, Spec};
 
 /// Five to ten times what an idle machine needs, for busy ones.
 const FIRMWARE: Duration = Duration::from_secs(60);
 const SYSTEM: Duration = Duration::from_secs(240);
 
-/// A DHCP server that is not ours, to prove the network without the controller.
-fn dnsmasq(lab: &Lab) -> Result<Background> {
-    let mut command = lab.command("dnsmasq");
-    // Changing the user would clear the parent-death signal.
-    command.args([
-        "--user=root",
-        "--keep-in-foreground",
-        "--log-facility=-",
-        "--log-dhcp",
-        "--port=0",
-    ]);
-    command.args(["--conf-file=/dev/null", "--leasefile-ro", "--no-ping", "--bind-interfaces"]);
-    command.arg(format!("--interface={BRIDGE}"));
-    command.arg(format!("--dhcp-range={},{},1h", lab.host(100), lab.host(199)));
-    lab.spawn("dnsmasq", &mut command)
-}
-
-/// Waits until a line of the program's log holds all the words.
-fn wait_for_log(program: &Background, words: &[&str], timeout: Duration) -> Result<String> {
-    let deadline = Instant::now() + timeout;
-    loop {
-        let log = std::fs::read_to_string(program.log_path())?;
-        if let Some(line) = log.lines().find(|line| words.iter().all(|word| line.contains(word))) {
-            return Ok(line.to_owned());
-        }
-        anyhow::ensure!(Instant::now() < deadline, "no {words:?} within {timeout:?}:\n{log}");
-        process::pause()?;
-    }
-}
-
 #[test]
 fn a_blank_machine_asks_the_network_first() {
     let mut lab = Lab::new("pxe", 21).unwrap();
-    let dnsmasq = dnsmasq(&lab).unwrap();
+    let dnsmasq = Dnsmasq::on_our_host(&lab, &["--log-dhcp"]).unwrap();
     let disk = Disk::blank(&lab.dir().join("disk"), 1 << 30, "MCDISK1").unwrap();
     let spec = Spec::node(1).memory_mib(256).disk(disk);
     let mut machine = Machine::start(&mut lab, &spec).unwrap();
     machine.wait_for("iPXE", machine.started(), FIRMWARE, "the network card's boot ROM").unwrap();
-    wait_for_log(&dnsmasq, &["DHCPDISCOVER", &spec.mac], FIRMWARE).unwrap();
-    wait_for_log(&dnsmasq, &["vendor class", "PXEClient:Arch:00000"], FIRMWARE).unwrap();
-    wait_for_log(&dnsmasq, &["DHCPACK", &spec.mac], FIRMWARE).unwrap();
+    dnsmasq.wait_for(&["DHCPDISCOVER", &spec.mac], FIRMWARE).unwrap();
+    dnsmasq.wait_for(&["vendor class", "PXEClient:Arch:00000"], FIRMWARE).unwrap();
+    dnsmasq.wait_for(&["DHCPACK", &spec.mac], FIRMWARE).unwrap();
 }
 
 #[test]
@@ -91,7 +61,7 @@ fn a_missing_marker_is_an_error_that_shows_the_console() {
 fn the_debian_image_starts_and_takes_an_address() {
     let debian = image::debian().unwrap();
     let mut lab = Lab::new("debian", 24).unwrap();
-    let dnsmasq = dnsmasq(&lab).unwrap();
+    let dnsmasq = Dnsmasq::on_our_host(&lab, &["--log-dhcp"]).unwrap();
     let file = lab.dir().join("disk");
     run(Command::new("cp").arg("--sparse=always").arg(&debian.disk).arg(&file)).unwrap();
     let disk = Disk { file, serial: "MCDISK1".to_owned() };
@@ -106,6 +76,6 @@ fn the_debian_image_starts_and_takes_an_address() {
         let line = machine.wait_for(marker, start, SYSTEM, meaning).unwrap();
         eprintln!("{:6.1} s: {meaning}", line.at.duration_since(start).as_secs_f64());
     }
-    wait_for_log(&dnsmasq, &["DHCPACK", &spec.mac, "labhost"], SYSTEM).unwrap();
+    dnsmasq.wait_for(&["DHCPACK", &spec.mac, "labhost"], SYSTEM).unwrap();
     eprintln!("{:6.1} s: its address was given", start.elapsed().as_secs_f64());
 }
