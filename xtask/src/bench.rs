@@ -1,0 +1,207 @@
+//! `cargo xtask bench NAME`: how fast we are beside a program that people use for the same. Both are measured in turns on
+//! this machine, so that what else happens on it hits both; the ratio is the median of the pairs' ratios. A table is
+//! printed, and `target/bench/NAME.json` holds the same.
+
+mod netboot;
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use anyhow::{Context, Result};
+use metalcast_tests::paths;
+use serde_json::{Value, json};
+
+use crate::initramfs;
+
+/// What `cargo xtask bench` takes.
+#[derive(clap::Args, Debug)]
+pub struct Options {
+    /// What to measure
+    #[arg(value_enum)]
+    name: Name,
+    /// How often each side is measured
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(5..=99))]
+    runs: u32,
+    #[command(flatten)]
+    ram_image: initramfs::Options,
+}
+
+/// What can be measured.
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Name {
+    /// Boot files over TFTP and HTTP, DHCP answers; against tftpd-hpa, nginx and dnsmasq
+    Netboot,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Netboot => "netboot",
+        })
+    }
+}
+
+/// Measures, prints and writes.
+///
+/// # Errors
+/// When something does not build, start or answer. A goal that is not met is no error.
+pub fn run(options: &Options) -> Result<()> {
+    let figures = match options.name {
+        Name::Netboot => netboot::measure(options.runs, &options.ram_image)?,
+    };
+    let dir = paths::target().join("bench");
+    std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+    let path = dir.join(format!("{}.json", options.name));
+    let list: Vec<Value> = figures.iter().map(Figure::json).collect();
+    std::fs::write(&path, format!("{:#}\n", Value::from(list)))
+        .with_context(|| format!("writing {}", path.display()))?;
+    print!("{}", table(&figures));
+    println!("{}", path.display());
+    Ok(())
+}
+
+/// One figure of ours beside a rival's.
+#[derive(Debug)]
+struct Figure {
+    /// What was measured.
+    name: String,
+    /// In what.
+    unit: &'static str,
+    /// Who else was measured.
+    rival: &'static str,
+    /// Ours and the rival's, run by run.
+    pairs: Vec<(f64, f64)>,
+    /// Where the ratio, ours to the rival's, shall lie.
+    goal: RangeInclusive<f64>,
+}
+
+/// The goal of a figure of which more is better: not below the rival's.
+const AT_LEAST_AS_MUCH: RangeInclusive<f64> = 1.0..=f64::INFINITY;
+
+impl Figure {
+    fn ours(&self) -> Spread {
+        Spread::of(self.pairs.iter().map(|(ours, _)| *ours))
+    }
+
+    fn rivals(&self) -> Spread {
+        Spread::of(self.pairs.iter().map(|(_, rival)| *rival))
+    }
+
+    fn ratio(&self) -> Spread {
+        Spread::of(self.pairs.iter().map(|(ours, rival)| ours / rival))
+    }
+
+    fn is_met(&self) -> bool {
+        self.goal.contains(&self.ratio().median)
+    }
+
+    fn shown_goal(&self) -> String {
+        let (least, most) = (self.goal.start(), self.goal.end());
+        match most.is_finite() {
+            true => format!("<= {most:.2}"),
+            false => format!(">= {least:.2}"),
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "figure": self.name,
+            "unit": self.unit,
+            "ours": self.ours().json(),
+            "rival": self.rivals().json(),
+            "rival_name": self.rival,
+            "ratio": self.ratio().json(),
+            "goal": self.shown_goal(),
+            "met": self.is_met(),
+        })
+    }
+}
+
+/// A median and the least and the most.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Spread {
+    median: f64,
+    least: f64,
+    most: f64,
+    runs: usize,
+}
+
+impl Spread {
+    /// Zero without any sample.
+    fn of(samples: impl Iterator<Item = f64>) -> Self {
+        let mut sorted: Vec<f64> = samples.collect();
+        sorted.sort_by(f64::total_cmp);
+        let runs = sorted.len();
+        let at = |place: usize| sorted.get(place).copied().unwrap_or(0.0);
+        let median = (at(runs.saturating_sub(1) / 2) + at(runs / 2)) / 2.0;
+        Self { median, least: at(0), most: at(runs.saturating_sub(1)), runs }
+    }
+
+    fn json(self) -> Value {
+        let Self { median, least, most, runs } = self;
+        json!({ "median": median, "least": least, "most": most, "runs": runs })
+    }
+
+    fn shown(self, decimals: usize) -> String {
+        let Self { median, least, most, .. } = self;
+        format!("{median:.decimals$} ({least:.decimals$}-{most:.decimals$})")
+    }
+}
+
+fn table(figures: &[Figure]) -> String {
+    let heading = ["figure", "ours", "rival", "", "ratio", "goal", "met"].map(str::to_owned);
+    let rows = figures.iter().map(|figure| {
+        [
+            format!("{}, {}", figure.name, figure.unit),
+            figure.ours().shown(0),
+            figure.rivals().shown(0),
+            figure.rival.to_owned(),
+            figure.ratio().shown(2),
+            figure.shown_goal(),
+            if figure.is_met() { "yes" } else { "NO" }.to_owned(),
+        ]
+    });
+    let rows: Vec<[String; 7]> = std::iter::once(heading).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: [usize; 7] = std::array::from_fn(width);
+    let line = |row: &[String; 7]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figure(goal: RangeInclusive<f64>) -> Figure {
+        let pairs = vec![(30.0, 10.0), (10.0, 20.0), (20.0, 20.0), (40.0, 20.0)];
+        Figure { name: "x".into(), unit: "s", rival: "y", pairs, goal }
+    }
+
+    #[test]
+    fn the_ratio_is_of_pairs_and_the_goal_of_its_median() {
+        let figure = figure(AT_LEAST_AS_MUCH);
+        assert_eq!(figure.ours(), Spread { median: 25.0, least: 10.0, most: 40.0, runs: 4 });
+        assert_eq!(figure.ratio(), Spread { median: 1.5, least: 0.5, most: 3.0, runs: 4 });
+        let json = figure.json();
+        let told = (&json["figure"], &json["goal"], &json["met"], &json["ratio"]["median"]);
+        assert_eq!(told, (&"x".into(), &">= 1.00".into(), &true.into(), &1.5.into()));
+        let shown = table(std::slice::from_ref(&figure));
+        let row = "x, s    25 (10-40)  20 (10-20)  y  1.50 (0.50-3.00)  >= 1.00  yes";
+        assert_eq!(shown.lines().nth(1), Some(row), "{shown}");
+    }
+
+    #[test]
+    fn less_can_be_the_goal() {
+        let figure = figure(0.0..=1.2);
+        assert_eq!((figure.shown_goal().as_str(), figure.is_met()), ("<= 1.20", false));
+    }
+
+    #[test]
+    fn nothing_measured_is_nothing() {
+        assert_eq!(Spread::of(std::iter::empty()).median, 0.0);
+        assert_eq!(Spread::of([7.0].into_iter()).median, 7.0);
+    }
+}
