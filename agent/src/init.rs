@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Each phase says on the console when it begins and how long it took; every wait says what it waits
-//! for and ends. Threads that go on living: `modules` (drivers of devices that come later), `dhcp`
-//! (renewal), `reaper` (ended orphans). What to do with the machine afterwards is not decided here.
+//! for and ends. Threads that go on living: `modules` (drivers of devices that come later), `firmware`
+//! (what drivers miss), `dhcp` (renewal), `reaper` (ended orphans). What to do with the machine afterwards is not decided here.
 
 pub mod console;
 
@@ -15,6 +15,7 @@ mod clock;
 mod cmdline;
 mod dhcp;
 mod failure;
+mod firmware;
 mod link;
 mod modules;
 mod mounts;
@@ -22,7 +23,7 @@ mod reaper;
 
 pub use cmdline::Cmdline;
 pub use failure::fail;
-pub use modules::load as load_module;
+pub use modules::{load as load_module, modprobe};
 
 use anyhow::{Context, Result, ensure};
 use metalcast_netboot::dhcp::client::Lease;
@@ -62,7 +63,8 @@ pub fn run() -> Result<InitOutcome> {
     phases.run("mounts", || {
         mounts::mount_all()?;
         console::open_all();
-        reaper::start()
+        reaper::start()?;
+        firmware::watch()
     })?;
     let (cmdline, boot) = phases.run("config", || {
         let cmdline = Cmdline::read(Path::new("/proc/cmdline"))?;

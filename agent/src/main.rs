@@ -1,4 +1,5 @@
-//! `/init` of the RAM image, or a tool on any Linux: which of the two, the process id tells.
+//! `/init` of the RAM image and the kernel's `modprobe` in it, or a tool on any Linux: which of them,
+//! name and process id tell.
 
 use metalcast_agent::{
     cli, console,
@@ -21,6 +22,10 @@ const AFTER_REFUSAL: Duration = Duration::from_secs(30);
 const DISK_LIMIT: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args();
+    if arguments.next().is_some_and(|program| program.ends_with("/modprobe")) {
+        return modprobe(arguments);
+    }
     if !init::is_pid1() {
         return cli::main();
     }
@@ -33,6 +38,14 @@ fn main() -> ExitCode {
             restart(&text, AFTER_REFUSAL)
         }
         Err(error) => init::fail(&error),
+    }
+}
+
+/// For the kernel, which does not hear why it failed.
+fn modprobe(arguments: std::env::Args) -> ExitCode {
+    match init::modprobe(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
 }
 
@@ -56,9 +69,9 @@ fn restart(text: &str, pause: Duration) -> ! {
 }
 
 fn process_1() -> anyhow::Result<Ending> {
-    let InitOutcome { boot, timings, .. } = init::run()?;
     let logs = Arc::new(LogRing::default());
     console::start(Some(logs.clone()));
+    let InitOutcome { boot, timings, .. } = init::run()?;
     let config = Config {
         boot,
         phases: phases(&timings)?,

@@ -12,6 +12,7 @@
 
 mod activate;
 mod boot_code;
+mod bundles;
 pub mod by_hand;
 mod check_disk;
 mod clear;
@@ -31,7 +32,7 @@ mod tools;
 mod transfer;
 mod verify;
 
-pub use context::{Cancel, Context, Machine, Report, StepLog};
+pub use context::{Cancel, Context, FetchBundle, Machine, Report, StepLog};
 pub use plan::SlotAddress;
 pub use source::{ChunkSource, Closed, Delivery, Loss, Request, Sink, Wanted};
 

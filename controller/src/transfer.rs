@@ -1,10 +1,11 @@
-//! The QUIC server that agents talk to: enrolment, sessions, pages and chunks.
+//! The QUIC server that agents talk to: enrolment, sessions, pages, chunks and tools.
 //!
 //! ```text
 //! connection without certificate ── Enrol ──> certificate, and the agent connects again
 //! connection of a node ─┬─ Session ── messages both ways, one per connection
 //!                       ├─ Page ───── one page of a manifest
-//!                       └─ Chunks ─── up to 64 frames, read ahead by two
+//!                       ├─ Chunks ─── up to 64 frames, read ahead by two
+//!                       └─ Bundle ─── tools that belong to the RAM image
 //! ```
 //!
 //! What is decided about nodes is the [`Fleet`]'s business, what is in an image the [`Library`]'s.
@@ -12,6 +13,7 @@
 //! [`FRAME_BUDGET_BYTES`] read ahead (or one larger frame), [`RECEIVE_WINDOW_BYTES`] received. An
 //! agent that stops reading loses its stream after [`WRITE_PROGRESS`] and holds up nobody else.
 
+mod bundles;
 mod chunks;
 mod close;
 mod connection;
@@ -24,6 +26,7 @@ pub use close::Close;
 
 use crate::pki::Pki;
 use anyhow::Context;
+use metalcast_initramfs::bundle;
 use metalcast_shared::{
     boot::EnrolmentToken,
     hash::Hash,
@@ -33,7 +36,7 @@ use metalcast_shared::{
     to_controller::{Hello, ToController},
 };
 use quinn::crypto::rustls::QuicServerConfig;
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -147,6 +150,8 @@ struct Server<F, L> {
     fleet: F,
     library: Arc<L>,
     pages: chunks::PageCache,
+    /// The directory of the bundles.
+    tools: PathBuf,
     pki: Arc<Pki>,
     connections: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
@@ -166,11 +171,13 @@ pub fn endpoint(pki: &Pki, address: SocketAddr) -> anyhow::Result<quinn::Endpoin
     })
 }
 
-/// Serves agents until `shutdown`, then closes all connections with a reason.
+/// Serves agents until `shutdown`, then closes all connections with a reason. `ram_image` is the
+/// directory of the RAM image, beside which bundles of tools lie.
 pub async fn run<F: Fleet, L: Library>(
     endpoint: quinn::Endpoint,
     fleet: F,
     library: Arc<L>,
+    ram_image: PathBuf,
     pki: Arc<Pki>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -178,6 +185,7 @@ pub async fn run<F: Fleet, L: Library>(
         fleet,
         library,
         pages: chunks::PageCache::default(),
+        tools: ram_image.join(bundle::BESIDE_DIR),
         pki,
         connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         handshakes: Arc::new(Semaphore::new(MAX_UNVALIDATED_HANDSHAKES)),

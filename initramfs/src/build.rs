@@ -1,29 +1,44 @@
 //! Putting a RAM image together from unpacked packages, and the report of what is in it.
+//!
+//! The initramfs is two archives, one after the other: what is packed by itself (modules, bundles of
+//! tools) as it is, and the rest, compressed as a whole.
 
-use crate::cpio::{Archive, CpioError};
-use crate::elf::ElfError;
-use crate::manifest::Manifest;
-use crate::modules::{Index, IndexError, Unknown};
+use crate::bundle::{self, Bundle};
+use crate::cpio::Archive;
+use crate::manifest::{self, Manifest, Tools};
+use crate::modules::{Index, Unknown};
+use crate::packed;
 use crate::tools;
+use metalcast_shared::hash::Hash;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// zstd's highest ordinary level: it decompresses as fast as any, with a window of 8 MiB.
-const COMPRESSION_LEVEL: i32 = 19;
+mod error;
+
+pub use error::BuildError;
+
+/// Largest initramfs: firmware and iPXE load it into the memory of small machines.
+const INITRAMFS_LIMIT: u64 = 25_000_000;
+/// Largest root directory that the kernel unpacks from it; it stays in memory.
+const UNPACKED_LIMIT: u64 = 60_000_000;
 /// Where the agent lies; `/init` is a link to it.
 pub const AGENT_PATH: &str = "bin/metalcast-agent";
+/// The kernel's own name for who loads a module that it asks for (`/proc/sys/kernel/modprobe`).
+const MODPROBE_PATH: &str = "sbin/modprobe";
 /// Where GRUB's parts lie, for the agent to write boot sectors with.
 pub const GRUB_DIR: &str = "lib/metalcast/grub";
 /// Names of modules to load at every start, one a line.
 pub const MODULES_LOAD_PATH: &str = "etc/modules.load";
 
 /// What a RAM image is made from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Input<'a> {
-    /// What goes in.
+    /// Which kernel and which modules go in.
     pub manifest: &'a Manifest,
+    /// Which tools go in, or lie beside it.
+    pub tools: &'a Tools,
     /// Root of the unpacked kernel package: `boot/vmlinuz-VERSION`, `lib/modules/VERSION`.
     pub kernel_root: &'a Path,
     /// Roots of the other unpacked packages; the first that has a file gives it.
@@ -34,6 +49,8 @@ pub struct Input<'a> {
     pub agent: &'a Path,
     /// Directory with GRUB's parts, all of whose files are taken.
     pub grub_dir: &'a Path,
+    /// [`packed::pack`], or what remembers its results.
+    pub pack: &'a dyn Fn(&[u8]) -> io::Result<Vec<u8>>,
 }
 
 /// A RAM image.
@@ -41,13 +58,15 @@ pub struct Input<'a> {
 pub struct Built {
     /// The kernel, as in its package.
     pub kernel: Vec<u8>,
-    /// The compressed initramfs.
+    /// The initramfs.
     pub initramfs: Vec<u8>,
+    /// The bundles that lie beside it, by file name.
+    pub beside: BTreeMap<String, Vec<u8>>,
     /// What is in it.
     pub report: Report,
 }
 
-/// What a RAM image holds, in bytes before compression unless said otherwise.
+/// What a RAM image holds, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Kernel version, such as `6.1.0-1-cloud-amd64`.
@@ -56,114 +75,82 @@ pub struct Report {
     pub kernel_bytes: u64,
     /// BLAKE3 of the kernel file, base16.
     pub kernel_blake3: String,
-    /// Compressed size of the initramfs.
+    /// Size of the initramfs file.
     pub initramfs_bytes: u64,
-    /// BLAKE3 of the compressed initramfs, base16.
+    /// BLAKE3 of the initramfs file, base16.
     pub initramfs_blake3: String,
-    /// Size of the initramfs unpacked.
+    /// Size of all files of the root that the kernel makes of it.
     pub unpacked_bytes: u64,
-    /// Size by part: `agent`, `busybox`, `grub`, `modules`, `programs` ...
+    /// Its size by part: `agent`, `grub`, `modules`, `tools` ...
     pub parts: BTreeMap<&'static str, u64>,
+    /// File names of the bundles that lie beside it, by the name of the bundle.
+    pub beside: BTreeMap<String, String>,
     /// Kernel modules by name, in loading order.
     pub modules: Vec<String>,
-}
-
-/// Why a RAM image could not be built.
-#[derive(Debug, thiserror::Error)]
-pub enum BuildError {
-    /// A file could not be read.
-    #[error("reading {}", path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Not exactly one kernel version in the kernel's package.
-    #[error("{} holds {count} kernel versions instead of one", path.display())]
-    Versions {
-        /// The directory.
-        path: PathBuf,
-        /// How many.
-        count: usize,
-    },
-    /// The module tables could not be made.
-    #[error("reading the kernel's modules")]
-    Index(#[source] IndexError),
-    /// The manifest names modules that do not exist.
-    #[error("choosing the modules")]
-    Unknown(#[source] Unknown),
-    /// The manifest names a file that does not exist.
-    #[error("{0} is in none of the packages")]
-    Missing(String),
-    /// A library was not found.
-    #[error("{library}, wanted by {wanted_by}, is in none of the packages")]
-    Library {
-        /// Its name.
-        library: String,
-        /// The program or library that needs it.
-        wanted_by: String,
-    },
-    /// A program could not be read as ELF.
-    #[error("reading program {path}")]
-    Program {
-        /// Which.
-        path: String,
-        /// Why.
-        source: ElfError,
-    },
-    /// The agent is not a static program, so it could not run.
-    #[error("{} is not a static program", .0.display())]
-    NotStatic(PathBuf),
-    /// The archive cannot hold an entry.
-    #[error("archiving")]
-    Archive(#[source] CpioError),
-    /// Compression failed.
-    #[error("compressing the initramfs")]
-    Compress(#[source] io::Error),
 }
 
 /// Builds a RAM image. Equal input gives equal bytes.
 pub fn build(input: &Input) -> Result<Built, BuildError> {
     let version = kernel_version(input.kernel_root)?;
     let kernel = tools::read(&input.kernel_root.join(format!("boot/vmlinuz-{version}")))?;
-    let mut image = Image::default();
+    let mut image = Image::new(input);
     image.skeleton()?;
-    image.agent(input.agent)?;
-    image.part("busybox", "bin/busybox", static_program(input.busybox)?, 0o755)?;
+    image.agent()?;
     if input.manifest.rescue_shell {
+        image.rest("busybox", "bin/busybox", static_program(input.busybox)?, 0o755)?;
         image.link("bin/sh", "busybox")?;
     }
-    let modules = image.modules(input, &version)?;
-    image.programs(input)?;
-    image.grub(input.grub_dir)?;
-    for (path, target) in &input.manifest.links {
-        image.link(path, target)?;
-    }
-    let Image { archive, parts } = image;
-    let unpacked = archive.into_bytes();
-    let initramfs =
-        zstd::bulk::compress(&unpacked, COMPRESSION_LEVEL).map_err(BuildError::Compress)?;
+    let modules = image.modules(&version)?;
+    image.tools()?;
+    image.grub()?;
+    let Image { packed, rest, parts, beside, names, .. } = image;
+    let rest = input.compress("the initramfs", &rest.into_bytes())?;
+    let initramfs = [packed.into_bytes(), rest].concat();
+    let (initramfs_bytes, unpacked_bytes) = (initramfs.len() as u64, parts.values().sum());
+    within("the initramfs", initramfs_bytes, INITRAMFS_LIMIT)?;
+    within("the unpacked root", unpacked_bytes, UNPACKED_LIMIT)?;
     let report = Report {
         kernel_version: version,
         kernel_bytes: kernel.len() as u64,
         kernel_blake3: blake3::hash(&kernel).to_string(),
-        initramfs_bytes: initramfs.len() as u64,
+        initramfs_bytes,
         initramfs_blake3: blake3::hash(&initramfs).to_string(),
-        unpacked_bytes: unpacked.len() as u64,
+        unpacked_bytes,
         parts,
+        beside: names,
         modules,
     };
-    Ok(Built { kernel, initramfs, report })
+    Ok(Built { kernel, initramfs, beside, report })
 }
 
-#[derive(Default)]
-struct Image {
-    archive: Archive,
+impl Input<'_> {
+    fn compress(&self, what: &str, bytes: &[u8]) -> Result<Vec<u8>, BuildError> {
+        (self.pack)(bytes).map_err(|source| BuildError::Compress(what.to_owned(), source))
+    }
+}
+
+struct Image<'a> {
+    input: &'a Input<'a>,
+    /// What is packed by itself.
+    packed: Archive,
+    rest: Archive,
     parts: BTreeMap<&'static str, u64>,
+    beside: BTreeMap<String, Vec<u8>>,
+    names: BTreeMap<String, String>,
 }
 
-impl Image {
+impl<'a> Image<'a> {
+    fn new(input: &'a Input<'a>) -> Self {
+        Self {
+            input,
+            packed: Archive::new(),
+            rest: Archive::new(),
+            parts: BTreeMap::new(),
+            beside: BTreeMap::new(),
+            names: BTreeMap::new(),
+        }
+    }
+
     /// What must be there before anything is mounted. The kernel opens /dev/console for process 1
     /// before a devtmpfs is there.
     fn skeleton(&mut self) -> Result<(), BuildError> {
@@ -176,63 +163,96 @@ impl Image {
             ("root", 0o700),
             ("tmp", 0o1777),
         ] {
-            self.archive.dir(dir, mode).map_err(BuildError::Archive)?;
+            self.rest.dir(dir, mode).map_err(BuildError::Archive)?;
         }
-        self.archive.char_device("dev/console", 5, 1, 0o600).map_err(BuildError::Archive)?;
-        self.archive.char_device("dev/null", 1, 3, 0o666).map_err(BuildError::Archive)
+        self.rest.char_device("dev/console", 5, 1, 0o600).map_err(BuildError::Archive)?;
+        self.rest.char_device("dev/null", 1, 3, 0o666).map_err(BuildError::Archive)
     }
 
-    fn agent(&mut self, path: &Path) -> Result<(), BuildError> {
-        self.part("agent", AGENT_PATH, static_program(path)?, 0o755)?;
-        self.link("init", AGENT_PATH)
+    fn agent(&mut self) -> Result<(), BuildError> {
+        self.rest("agent", AGENT_PATH, static_program(self.input.agent)?, 0o755)?;
+        self.link("init", AGENT_PATH)?;
+        self.link(MODPROBE_PATH, &format!("/{AGENT_PATH}"))
     }
 
-    fn modules(&mut self, input: &Input, version: &str) -> Result<Vec<String>, BuildError> {
-        let dir = input.kernel_root.join("lib/modules").join(version);
+    fn modules(&mut self, version: &str) -> Result<Vec<String>, BuildError> {
+        let dir = self.input.kernel_root.join("lib/modules").join(version);
         let index = Index::scan(&dir).map_err(BuildError::Index)?;
-        let wanted = &input.manifest.modules;
-        let all: Vec<&String> = wanted.include.iter().chain(&wanted.load).collect();
-        let names = index.closure(&all).map_err(BuildError::Unknown)?;
+        let names = chosen(&index, &self.input.manifest.modules).map_err(BuildError::Unknown)?;
         let target = format!("lib/modules/{version}");
         for path in names.iter().filter_map(|name| index.path(name)) {
-            self.part(
-                "modules",
-                &format!("{target}/{path}"),
-                tools::read(&dir.join(path))?,
-                0o644,
-            )?;
+            let packed = self.input.compress(path, &tools::read(&dir.join(path))?)?;
+            self.packed("modules", &format!("{target}/{path}{}", packed::SUFFIX), packed)?;
         }
-        for (name, text) in index.trimmed(&names).tables().files() {
-            self.part("modules", &format!("{target}/{name}"), text.into(), 0o644)?;
+        for (name, text) in index.trimmed(&names, packed::SUFFIX).tables().files() {
+            self.rest("modules", &format!("{target}/{name}"), text.into(), 0o644)?;
         }
-        let load: String = wanted.load.iter().map(|name| format!("{name}\n")).collect();
-        self.part("modules", MODULES_LOAD_PATH, load.into(), 0o644)?;
+        let load = self.input.manifest.modules.load.iter();
+        let load: String = load.map(|name| format!("{name}\n")).collect();
+        self.rest("modules", MODULES_LOAD_PATH, load.into(), 0o644)?;
         Ok(names.into_iter().map(str::to_owned).collect())
     }
 
-    fn programs(&mut self, input: &Input) -> Result<(), BuildError> {
-        for (path, bytes) in tools::collect(input.tool_roots, &input.manifest.programs)? {
-            self.part("programs", &path, bytes, 0o755)?;
+    fn tools(&mut self) -> Result<(), BuildError> {
+        let roots = self.input.tool_roots;
+        // What is in a bundle inside is there for all others.
+        let mut there = BTreeMap::new();
+        let mut table = Vec::new();
+        let mut bundles: Vec<_> = self.input.tools.bundle.iter().collect();
+        bundles.sort_by_key(|(_, bundle)| !bundle.inside);
+        for (name, manifest::Bundle { inside, programs, files }) in bundles {
+            let mut libraries = tools::collect(roots, programs)?;
+            let own = programs.iter().filter_map(|path| libraries.remove_entry(path)).collect();
+            libraries.retain(|path, _| !there.contains_key(path));
+            let files = files.iter().map(|path| {
+                let found = tools::find(roots, path)?;
+                Ok((path.clone(), found.ok_or_else(|| BuildError::Missing(path.clone()))?))
+            });
+            let files = files.collect::<Result<_, BuildError>>()?;
+            let content = bundle_content([(&libraries, true), (&files, false), (&own, true)]);
+            within(&format!("bundle {name}"), content.len() as u64, packed::CONTENT_LIMIT as u64)?;
+            let packed = self.input.compress(name, &content)?;
+            within(&format!("bundle {name}"), packed.len() as u64, bundle::PACKED_LIMIT.into())?;
+            let bundle = Bundle {
+                name: name.clone(),
+                programs: programs.clone(),
+                inside: *inside,
+                packed_bytes: u32::try_from(packed.len()).unwrap_or(bundle::PACKED_LIMIT),
+                hash: Hash::of(&packed),
+            };
+            if *inside {
+                there.extend(libraries);
+                self.packed(
+                    "tools",
+                    &format!("{}/{}", bundle::INSIDE_DIR, bundle.file_name()),
+                    packed,
+                )?;
+            } else {
+                self.names.insert(name.clone(), bundle.file_name());
+                self.beside.insert(bundle.file_name(), packed);
+            }
+            table.push(bundle);
         }
-        for path in &input.manifest.files {
-            let bytes = tools::find(input.tool_roots, path)?
-                .ok_or_else(|| BuildError::Missing(path.clone()))?;
-            self.part("files", path, bytes, 0o644)?;
-        }
-        Ok(())
+        self.rest("tools", bundle::TABLE_PATH, bundle::write_table(&table), 0o644)
     }
 
-    fn grub(&mut self, dir: &Path) -> Result<(), BuildError> {
+    fn grub(&mut self) -> Result<(), BuildError> {
+        let dir = self.input.grub_dir;
         let read = |source| BuildError::Read { path: dir.to_owned(), source };
         for entry in std::fs::read_dir(dir).map_err(read)? {
             let entry = entry.map_err(read)?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            self.part("grub", &format!("{GRUB_DIR}/{name}"), tools::read(&entry.path())?, 0o644)?;
+            self.rest("grub", &format!("{GRUB_DIR}/{name}"), tools::read(&entry.path())?, 0o644)?;
         }
         Ok(())
     }
 
-    fn part(
+    fn packed(&mut self, part: &'static str, path: &str, bytes: Vec<u8>) -> Result<(), BuildError> {
+        *self.parts.entry(part).or_default() += bytes.len() as u64;
+        self.packed.file(path, bytes, 0o644).map_err(BuildError::Archive)
+    }
+
+    fn rest(
         &mut self,
         part: &'static str,
         path: &str,
@@ -240,12 +260,41 @@ impl Image {
         mode: u32,
     ) -> Result<(), BuildError> {
         *self.parts.entry(part).or_default() += bytes.len() as u64;
-        self.archive.file(path, bytes, mode).map_err(BuildError::Archive)
+        self.rest.file(path, bytes, mode).map_err(BuildError::Archive)
     }
 
     fn link(&mut self, path: &str, target: &str) -> Result<(), BuildError> {
-        self.archive.symlink(path, target).map_err(BuildError::Archive)
+        self.rest.symlink(path, target).map_err(BuildError::Archive)
     }
+}
+
+/// The modules that a manifest wants, in loading order.
+fn chosen<'i>(index: &'i Index, wanted: &manifest::Modules) -> Result<Vec<&'i str>, Unknown> {
+    let mut names: Vec<&str> =
+        wanted.include.iter().chain(&wanted.load).map(String::as_str).collect();
+    for dir in &wanted.dirs {
+        let below = index.below(&format!("kernel/{dir}"));
+        if below.is_empty() {
+            return Err(Unknown(vec![format!("kernel/{dir}/*")]));
+        }
+        names.extend(below);
+    }
+    index.closure(&names)
+}
+
+/// The content of a bundle from files by path, and whether they are programs or libraries.
+fn bundle_content(groups: [(&BTreeMap<String, Vec<u8>>, bool); 3]) -> Vec<u8> {
+    let all = groups.into_iter().flat_map(|(files, executable)| {
+        files.iter().map(move |(path, bytes)| bundle::File { path, executable, bytes })
+    });
+    bundle::content(&all.collect::<Vec<_>>())
+}
+
+fn within(what: &str, bytes: u64, limit: u64) -> Result<(), BuildError> {
+    if bytes > limit {
+        return Err(BuildError::TooLarge { what: what.to_owned(), bytes, limit });
+    }
+    Ok(())
 }
 
 fn kernel_version(root: &Path) -> Result<String, BuildError> {
@@ -273,98 +322,4 @@ fn static_program(path: &Path) -> Result<Vec<u8>, BuildError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::modules::tests::kernel;
-    use std::process::Command;
-
-    const MANIFEST: &str = r#"
-        kernel_package = "linux-image-test"
-        packages = []
-        programs = ["/bin/ls"]
-        files = ["/etc/hostname"]
-        links = { "sbin/list" = "../bin/ls" }
-        [modules]
-        include = ["pci:v00001AF4d00001000sv0sd0bc2sc0i0", "ext4"]
-        load = ["virtio_net"]
-    "#;
-
-    struct Fixture {
-        dir: tempfile::TempDir,
-        manifest: Manifest,
-    }
-
-    impl Fixture {
-        fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let at = |path: &str| dir.path().join(path);
-            kernel(&at("kernel/lib/modules/6.1.0-test"));
-            for path in ["kernel/boot", "grub", "tools/etc"] {
-                std::fs::create_dir_all(at(path)).unwrap();
-            }
-            std::fs::write(at("kernel/boot/vmlinuz-6.1.0-test"), "kernel").unwrap();
-            std::fs::write(at("grub/boot.img"), [0x55; 512]).unwrap();
-            std::fs::write(at("tools/etc/hostname"), "metalcast\n").unwrap();
-            Self { manifest: Manifest::parse(MANIFEST).unwrap(), dir }
-        }
-
-        fn build(&self) -> Result<Built, BuildError> {
-            let at = |path: &str| self.dir.path().join(path);
-            build(&Input {
-                manifest: &self.manifest,
-                kernel_root: &at("kernel"),
-                tool_roots: &[at("tools"), PathBuf::from("/")],
-                busybox: Path::new("/bin/busybox"),
-                agent: Path::new("/bin/busybox"),
-                grub_dir: &at("grub"),
-            })
-        }
-    }
-
-    #[test]
-    fn two_builds_are_equal_and_the_real_tools_unpack_them() {
-        let fixture = Fixture::new();
-        let built = fixture.build().unwrap();
-        assert_eq!(fixture.build().unwrap().initramfs, built.initramfs);
-        let out = tempfile::tempdir().unwrap();
-        std::fs::write(out.path().join("i.zst"), &built.initramfs).unwrap();
-        let unpacked = Command::new("sh")
-            .args([
-                "-ec",
-                "zstd -dcq i.zst > i; stat -c %s i; cpio -idm --quiet < i; cpio -t --quiet < i",
-            ])
-            .current_dir(out.path())
-            .output()
-            .unwrap();
-        assert!(unpacked.status.success(), "{}", String::from_utf8_lossy(&unpacked.stderr));
-        let listing = String::from_utf8(unpacked.stdout).unwrap();
-        assert!(listing.starts_with(&format!("{}\n", built.report.unpacked_bytes)));
-        let text = |path: &str| std::fs::read_to_string(out.path().join(path)).unwrap();
-        assert_eq!(text("etc/hostname"), "metalcast\n");
-        assert_eq!(text(MODULES_LOAD_PATH), "virtio_net\n");
-        assert!(text("lib/modules/6.1.0-test/modules.dep").contains("drivers/virtio-pci.ko:"));
-        assert!(!listing.contains("lonely.ko") && listing.contains("net_failover.ko"));
-        assert!(!listing.contains("bin/sh"));
-        let same = |path: &str, original: &str| {
-            assert_eq!(
-                std::fs::read(out.path().join(path)).unwrap(),
-                std::fs::read(original).unwrap()
-            );
-        };
-        same("init", "/bin/busybox");
-        same("sbin/list", "/bin/ls");
-        assert_eq!(built.report.parts["grub"], 512);
-        assert_eq!(built.report.modules.last().unwrap(), "tail");
-    }
-
-    #[test]
-    fn mistakes_in_the_manifest_are_named() {
-        let mut fixture = Fixture::new();
-        fixture.manifest.modules.include.push("nosuch".into());
-        let error = fixture.build().unwrap_err();
-        assert!(matches!(error, BuildError::Unknown(Unknown(names)) if names == ["nosuch"]));
-        let mut fixture = Fixture::new();
-        fixture.manifest.files.push("/no/such".into());
-        assert_eq!(fixture.build().unwrap_err().to_string(), "/no/such is in none of the packages");
-    }
-}
+mod tests;

@@ -5,15 +5,17 @@
 //! same module tables serve the agent on the node: [`modules`] knows which driver a device asks for.
 
 pub mod build;
+pub mod bundle;
 pub mod cpio;
 pub mod elf;
 pub mod manifest;
 pub mod modules;
+pub mod packed;
 pub mod segment;
 
 mod alias;
 mod rootdir;
 mod tools;
 
-pub use build::{BuildError, Input, Report, build};
+pub use build::{BuildError, Built, Input, Report, build};
 pub use segment::segment;

@@ -7,6 +7,7 @@
 //! the agent's; nothing here touches a kernel.
 
 use crate::{alias, elf};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
@@ -254,6 +255,15 @@ impl Index {
         if unknown.is_empty() { Ok(order) } else { Err(Unknown(unknown)) }
     }
 
+    /// The names of all modules below a directory such as `kernel/drivers/ata`.
+    pub fn below(&self, dir: &str) -> Vec<&str> {
+        let inside = |path: &str| {
+            path.strip_prefix(dir.trim_end_matches('/')).is_some_and(|rest| rest.starts_with('/'))
+        };
+        let modules = self.modules.iter().filter(|(_, module)| inside(&module.path));
+        modules.map(|(name, _)| name.as_str()).collect()
+    }
+
     /// Path of a module below the directory of the kernel version.
     pub fn path(&self, name: &str) -> Option<&str> {
         self.modules.get(name).map(|module| module.path.as_str())
@@ -269,11 +279,17 @@ impl Index {
         self.modules.is_empty()
     }
 
-    /// The tables without all that belongs to other modules than `names`.
-    pub fn trimmed(&self, names: &[&str]) -> Self {
+    /// The tables without all that belongs to other modules than `names`, whose files' names get a
+    /// suffix.
+    pub fn trimmed(&self, names: &[&str], suffix: &str) -> Self {
         let keep = |name: &String| names.contains(&name.as_str());
+        let renamed = |module: &Module| Module {
+            path: format!("{}{suffix}", module.path),
+            needs: module.needs.clone(),
+        };
+        let modules = self.modules.iter().filter(|(name, _)| keep(name));
         Self {
-            modules: self.modules.clone().into_iter().filter(|(name, _)| keep(name)).collect(),
+            modules: modules.map(|(name, module)| (name.clone(), renamed(module))).collect(),
             aliases: self.aliases.iter().filter(|alias| keep(&alias.module)).cloned().collect(),
             softdeps: self.softdeps.clone().into_iter().filter(|(name, _)| keep(name)).collect(),
             builtin: self.builtin.clone(),
@@ -357,15 +373,19 @@ impl Index {
 }
 
 /// `_` for `-` outside of brackets, as libkmod compares aliases.
-fn normal_pattern(pattern: &str) -> String {
+fn normal_pattern(pattern: &str) -> Cow<'_, str> {
+    if !pattern.contains('-') {
+        return Cow::Borrowed(pattern);
+    }
     let mut inside = false;
-    pattern
+    let normal = pattern
         .chars()
         .map(|letter| {
             inside = letter == '[' || (inside && letter != ']');
             if letter == '-' && !inside { '_' } else { letter }
         })
-        .collect()
+        .collect();
+    Cow::Owned(normal)
 }
 
 fn lines(text: &str) -> impl Iterator<Item = &str> {

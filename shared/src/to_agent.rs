@@ -181,6 +181,21 @@ pub enum ChunkHeader {
     },
 }
 
+/// Answer to a request for a bundle of tools.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BundleReply {
+    /// This many bytes of its file follow.
+    File {
+        /// Length of the file.
+        bytes: u32,
+    },
+    /// The controller cannot send it.
+    Unavailable {
+        /// Why.
+        reason: String,
+    },
+}
+
 impl Work {
     /// The steps that the work takes, in order.
     pub fn steps(&self) -> &'static [Step] {

@@ -3,6 +3,7 @@
 
 use crate::{
     event::{Numbered, Progress},
+    hash::Hash,
     id::{BootId, Revision, TaskId},
     inventory::{Fingerprint, Inventory},
 };
@@ -38,6 +39,12 @@ pub enum Open {
         page: u32,
         /// Positions on that page, at most [`MAX_CHUNKS_PER_REQUEST`].
         positions: Vec<u16>,
+    },
+    /// Ask for a bundle of tools that belongs to the RAM image; the answer is a
+    /// [`crate::to_agent::BundleReply`].
+    Bundle {
+        /// The hash of its file.
+        hash: Hash,
     },
 }
 

@@ -14,8 +14,8 @@ use metalcast_shared::{
     layout::Layout,
     manifest::{Chunk, Manifest, Page, PageRef, Partition, Run, SignedManifest},
     to_agent::{
-        ChunkHeader, Deploy, EnrolReply, FixUp, Overwrite, PageReply, SelectSlot, Standing, Task,
-        ToAgent, Work,
+        BundleReply, ChunkHeader, Deploy, EnrolReply, FixUp, Overwrite, PageReply, SelectSlot,
+        Standing, Task, ToAgent, Work,
     },
     to_controller::{Enrol, Hello, LogLevel, Open, Phase, ToController},
 };
@@ -175,6 +175,7 @@ fn to_controller(book: &mut Book) {
     let positions = vec![0, 1023];
     let chunks = Open::Chunks { revision: revision(), partition: partition(), page: 0, positions };
     book.add("open.chunks", &chunks);
+    book.add("open.bundle", &Open::Bundle { hash: Hash([7; 32]) });
     book.add("inventory", &ToController::Inventory(Box::new(inventory())));
     book.add("heartbeat", &ToController::Heartbeat { uptime_seconds: 9, resident_bytes: 1 << 25 });
     let step = Step::Transfer;
@@ -214,6 +215,8 @@ fn to_agent(book: &mut Book) {
     book.add("reboot", &ToAgent::Reboot { reason: "r".into() });
     book.add("page", &PageReply::Page(vec![1, 2]));
     book.add("page.unavailable", &PageReply::Unavailable { reason: "r".into() });
+    book.add("bundle", &BundleReply::File { bytes: 9 });
+    book.add("bundle.unavailable", &BundleReply::Unavailable { reason: "r".into() });
     book.add("chunk", &ChunkHeader::Frame { index: 7, bytes: 50, hash: Hash::of(b"frame") });
     book.add("chunk.unavailable", &ChunkHeader::Unavailable { index: 7, reason: "r".into() });
 }

@@ -10,6 +10,7 @@ pub mod clonezilla;
 pub mod dnsmasq;
 pub mod host;
 pub mod image;
+pub mod kernel;
 pub mod lab;
 pub mod loopdev;
 pub mod namespace;

@@ -1,20 +1,22 @@
 //! The RAM image from Debian packages: downloaded and unpacked under `target/debs`, never installed.
 //!
-//! What goes in is declared in `initramfs/manifest/cloud.toml`; this file only brings the packages,
-//! has `grub-mkimage` make GRUB's core images after the recipes of `metalcast-formats`, and writes the
-//! result. Equal packages and an equal agent give equal bytes; what they were is noted beside the
-//! result, and while they stay the same nothing is built.
+//! What goes in is declared in `initramfs/manifest`, the tools once for all kernels; this file only
+//! brings the packages, has `grub-mkimage` make GRUB's core images after the recipes of
+//! `metalcast-formats`, and writes the result. Equal packages and an equal agent give equal bytes; what
+//! they were is noted beside the result, and while they stay the same nothing is built.
 
 mod inputs;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use metalcast_formats::grub::recipe::{self, Recipe};
-use metalcast_initramfs::manifest::Manifest;
+use metalcast_initramfs::manifest::{self, Manifest, Tools};
+use metalcast_initramfs::{Built, bundle, packed};
+use metalcast_tests::kernel::Kernel;
 use metalcast_tests::{paths, process};
 
 /// The packages of every RAM image that its manifest does not name.
@@ -28,6 +30,18 @@ const KERNEL: &str = "vmlinuz";
 const INITRAMFS: &str = "initramfs";
 const REPORT: &str = "ram-image.json";
 
+/// What the tasks that build a RAM image take.
+#[derive(clap::Args, Debug, Default)]
+// Flattened into another task's options, whose group has the same name.
+#[group(skip)]
+pub struct Options {
+    /// The RAM image's kernel: `cloud` for virtual machines, `generic` for every PC
+    #[arg(long, value_name = "KERNEL")]
+    pub kernel: Option<Kernel>,
+    #[command(flatten)]
+    pub agent: crate::agent::Options,
+}
+
 /// A RAM image on this machine's disk.
 #[derive(Debug, Clone)]
 pub struct RamImage {
@@ -39,20 +53,19 @@ pub struct RamImage {
     pub version: String,
 }
 
-/// Builds `out_dir/vmlinuz`, `out_dir/initramfs` and `out_dir/ram-image.json`, which says what is in
-/// them, with `agent` (a static program) as process 1.
+/// Builds `out_dir/vmlinuz`, `out_dir/initramfs`, the bundles of tools in `out_dir/tools`, and
+/// `out_dir/ram-image.json`, which says what is in them, with `agent` (a static program) as process 1.
 ///
 /// # Errors
-/// When a package cannot be had, a tool fails, or the manifest names what is in no package.
-pub fn build(out_dir: &Path, agent: &Path) -> Result<RamImage> {
-    let path = paths::workspace().join("initramfs/manifest/cloud.toml");
-    let text = read(&path)?;
-    let text = String::from_utf8(text).with_context(|| format!("reading {}", path.display()))?;
-    let manifest = Manifest::parse(&text).with_context(|| format!("reading {}", path.display()))?;
-
+/// When a package cannot be had, a tool fails, or a manifest names what is in no package.
+pub fn build(out_dir: &Path, kernel: Kernel, agent: &Path) -> Result<RamImage> {
+    let (path, text) = declared(&kernel.to_string())?;
+    let manifest: Manifest = manifest::parse(&text).context(path)?;
+    let (path, text) = declared("tools")?;
+    let tools: Tools = manifest::parse(&text).context(path)?;
     let kernel_package = kernel_package(&manifest.kernel_package)?;
     let mut names = vec![kernel_package.as_str(), BUSYBOX_PACKAGE, GRUB_PACKAGE];
-    names.extend(manifest.packages.iter().map(String::as_str));
+    names.extend(tools.packages.iter().map(String::as_str));
     std::fs::create_dir_all(out_dir).with_context(|| format!("creating {}", out_dir.display()))?;
     let lock = File::create(out_dir.join("lock")).context("creating a lock")?;
     lock.lock().context("waiting for another process that builds the RAM image")?;
@@ -68,17 +81,32 @@ pub fn build(out_dir: &Path, agent: &Path) -> Result<RamImage> {
     make_grub(&roots[GRUB_PACKAGE].join(GRUB_MODULES), scratch.path(), &grub_dir)?;
 
     let tool_roots: Vec<PathBuf> =
-        manifest.packages.iter().map(|name| roots[name.as_str()].clone()).collect();
+        tools.packages.iter().map(|name| roots[name.as_str()].clone()).collect();
     let built = metalcast_initramfs::build(&metalcast_initramfs::Input {
         manifest: &manifest,
+        tools: &tools,
         kernel_root: &roots[kernel_package.as_str()],
         tool_roots: &tool_roots,
         busybox: &roots[BUSYBOX_PACKAGE].join("bin/busybox"),
         agent,
         grub_dir: &grub_dir,
+        pack: &pack,
     })
     .context("putting the RAM image together")?;
+    let image = write(out_dir, &built)?;
+    inputs::note(out_dir, &inputs)?;
+    Ok(image)
+}
 
+/// Path and text of a manifest.
+fn declared(name: &str) -> Result<(String, String)> {
+    let path = paths::workspace().join("initramfs/manifest").join(name).with_extension("toml");
+    let shown = path.display().to_string();
+    let text = String::from_utf8(read(&path)?).with_context(|| format!("reading {shown}"))?;
+    Ok((shown, text))
+}
+
+fn write(out_dir: &Path, built: &Built) -> Result<RamImage> {
     let image = RamImage {
         kernel: out_dir.join(KERNEL),
         initramfs: out_dir.join(INITRAMFS),
@@ -86,10 +114,44 @@ pub fn build(out_dir: &Path, agent: &Path) -> Result<RamImage> {
     };
     replace(&image.kernel, &built.kernel)?;
     replace(&image.initramfs, &built.initramfs)?;
+    let tools = out_dir.join(bundle::BESIDE_DIR);
+    std::fs::create_dir_all(&tools).with_context(|| format!("creating {}", tools.display()))?;
+    for (name, bytes) in &built.beside {
+        replace(&tools.join(name), bytes)?;
+    }
+    remove_others(&tools, &built.beside.keys().cloned().collect())?;
     let report = serde_json::to_vec_pretty(&built.report).context("writing the report")?;
     replace(&out_dir.join(REPORT), &report)?;
-    inputs::note(out_dir, &inputs)?;
     Ok(image)
+}
+
+/// Removes the bundles of earlier builds.
+fn remove_others(dir: &Path, names: &BTreeSet<String>) -> Result<()> {
+    let listed = || format!("listing {}", dir.display());
+    for entry in dir.read_dir().with_context(listed)? {
+        let entry = entry.with_context(listed)?;
+        if !entry.file_name().to_str().is_some_and(|name| names.contains(name)) {
+            let path = entry.path();
+            std::fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// [`packed::pack`], remembered: most of a RAM image is the same as in the last one, and packing all
+/// modules takes a minute.
+fn pack(content: &[u8]) -> std::io::Result<Vec<u8>> {
+    let dir = paths::target().join("debs/packed");
+    std::fs::create_dir_all(&dir)?;
+    let name = format!("{}-{}", blake3::hash(content), packed::method());
+    let path = dir.join(name);
+    let known = std::fs::read(&path).ok();
+    if let Some(known) = known.filter(|known| packed::unpack(known).is_ok_and(|c| c == content)) {
+        return Ok(known);
+    }
+    let fresh = packed::pack(content)?;
+    replace(&path, &fresh).map_err(std::io::Error::other)?;
+    Ok(fresh)
 }
 
 /// The package with the kernel itself, on which the meta package depends.
@@ -102,6 +164,17 @@ fn kernel_package(meta: &str) -> Result<String> {
         .with_context(|| format!("{meta} depends on no kernel; run apt-get update"))
 }
 
+/// Has apt look only at what can be downloaded: what is installed here may be had nowhere any more.
+const NOTHING_INSTALLED: [&str; 2] = ["-o", "Dir::State::status=/dev/null"];
+
+/// Downloads and unpacks packages, where that was not done before; the root of each by its name.
+///
+/// # Errors
+/// When one cannot be had.
+pub fn packages<'n>(names: &[&'n str]) -> Result<BTreeMap<&'n str, PathBuf>> {
+    unpacked(archives(names)?)
+}
+
 /// The `.deb` files of packages in the versions that apt would install now, downloaded where they are not
 /// there; each by its package's name.
 fn archives<'n>(names: &[&'n str]) -> Result<BTreeMap<&'n str, PathBuf>> {
@@ -110,7 +183,8 @@ fn archives<'n>(names: &[&'n str]) -> Result<BTreeMap<&'n str, PathBuf>> {
     // One question for all: apt takes a second to read its lists. The answers come in an order of its own,
     // `'https://...' e2fsprogs_1.47.0-2_amd64.deb 571920 SHA256:...`
     let mut command = Command::new("apt-get");
-    let answers = process::run(command.args(["download", "--print-uris"]).args(names))?;
+    command.args(NOTHING_INSTALLED).args(["download", "--print-uris"]);
+    let answers = process::run(command.args(names))?;
     let mut archives = BTreeMap::new();
     for name in names {
         let is_its = |line: &[&str]| {
@@ -148,6 +222,7 @@ fn download(cache: &Path, name: &str, file: &str, size: u64) -> Result<PathBuf> 
     let whole = |path: &Path| path.metadata().is_ok_and(|meta| meta.len() == size);
     if !whole(&path) {
         let mut command = Command::new("apt-get");
+        command.args(NOTHING_INSTALLED);
         // Root owns the directory; apt's own user could not write to it.
         command.args(["-q", "-o", "APT::Sandbox::User=root", "download", name]);
         process::run(command.current_dir(cache))?;

@@ -55,7 +55,7 @@ pub struct Options {
     #[arg(long, default_value_t = 5)]
     slot: u8,
     #[command(flatten)]
-    agent: crate::agent::Options,
+    ram_image: crate::initramfs::Options,
 }
 
 /// Runs the lab.
@@ -63,7 +63,7 @@ pub struct Options {
 /// # Errors
 /// When any phase fails; everything that was started has been ended by then.
 pub fn run(options: &Options) -> Result<()> {
-    let artefacts = root::artefacts(&options.agent, setup::run)?;
+    let artefacts = root::artefacts(&options.ram_image, setup::run)?;
     let (image, login) = match &options.image {
         Some(dir) => (dir.canonicalize().context("looking for the image")?, None),
         None => {

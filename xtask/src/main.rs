@@ -2,6 +2,7 @@
 //! task here, so that a person, a continuous-integration job and a test do it the same way.
 
 mod agent;
+mod bench;
 mod cargo;
 mod check;
 mod dist;
@@ -16,6 +17,7 @@ mod test;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use metalcast_tests::kernel::Kernel;
 use metalcast_tests::process;
 
 #[derive(Parser)]
@@ -36,13 +38,15 @@ enum Task {
     /// Build the agent as a static musl program
     Agent(agent::Options),
     /// Build the RAM image: kernel and initramfs with the agent in it
-    Initramfs(agent::Options),
+    Initramfs(initramfs::Options),
     /// Deploy a real image to a blank emulated machine and show how long each phase takes (likewise)
     Lab(lab::Options),
     /// Throw damaged and made-up bytes at every parser, under libFuzzer
     Fuzz(fuzz::Options),
+    /// Measure us beside programs that people use for the same (builds as you, goes on as root)
+    Bench(bench::Options),
     /// Gather what is shipped under target/dist
-    Dist(agent::Options),
+    Dist(initramfs::Options),
 }
 
 fn main() -> ExitCode {
@@ -70,9 +74,13 @@ fn run(task: Task) -> anyhow::Result<()> {
             Ok(())
         }
         Task::Initramfs(options) => {
-            dist::ram_image(&options).map(|dir| println!("{}", dir.display()))
+            let kernel = options.kernel.unwrap_or(Kernel::Cloud);
+            let dir = dist::ram_image(kernel, &options.agent)?;
+            println!("{}", dir.display());
+            Ok(())
         }
         Task::Lab(options) => lab::run(&options),
+        Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Dist(options) => dist::run(&options),
     }

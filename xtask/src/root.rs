@@ -6,13 +6,14 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use metalcast_tests::kernel::Kernel;
 use metalcast_tests::paths;
 use metalcast_tests::process::check_interrupt;
 use metalcast_tests::progress::step;
 use metalcast_tests::rig::Artefacts;
 
 use crate::cargo::{answers, build};
-use crate::{agent, dist};
+use crate::{dist, initramfs};
 
 /// Where Debian keeps programs for root; a user's PATH does not have them.
 const ROOTS_PROGRAMS: &str = "/usr/local/sbin:/usr/sbin:/sbin";
@@ -37,7 +38,7 @@ pub fn as_root(program: &str) -> Command {
 /// # Errors
 /// When root is out of reach, and as `prepare`; when something does not compile.
 pub fn artefacts(
-    options: &agent::Options,
+    options: &initramfs::Options,
     prepare: impl FnOnce() -> Result<()>,
 ) -> Result<Artefacts> {
     if let Some(given) = Artefacts::given() {
@@ -52,7 +53,7 @@ pub fn artefacts(
     prepare()?;
     let artefacts = Artefacts {
         controller: step("building the controller", || build("metalcast-controller", "metalcast"))?,
-        ram_image: dist::ram_image(options)?,
+        ram_image: dist::ram_image(options.kernel.unwrap_or(Kernel::Cloud), &options.agent)?,
     };
     if !is_root() {
         become_root(&artefacts)?;

@@ -2,11 +2,12 @@
 //! are the test runner's own.
 
 use anyhow::Result;
+use metalcast_tests::kernel::Kernel;
 use metalcast_tests::process::{run_visibly, shown};
 use metalcast_tests::progress::step;
 
 use crate::cargo::{answers, cargo};
-use crate::{agent, check, root, setup};
+use crate::{agent, check, dist, initramfs, root, setup};
 
 /// What `cargo xtask test` takes.
 #[derive(clap::Args, Debug)]
@@ -21,7 +22,7 @@ pub struct Options {
 /// # Errors
 /// When setting up, a check, a build or a test fails.
 pub fn run(options: &Options) -> Result<()> {
-    let artefacts = root::artefacts(&agent::Options::default(), prepare)?;
+    let artefacts = root::artefacts(&initramfs::Options::default(), prepare)?;
     let mut tests = cargo();
     match has_nextest() {
         true => tests.args(["nextest", "run"]),
@@ -43,6 +44,8 @@ fn prepare() -> Result<()> {
     step("building the tests", || {
         run_visibly(cargo().args(["test", "--quiet", "--workspace", "--no-run"]))
     })?;
+    // The scenarios with real machines' devices need it; it lies beside the other.
+    dist::ram_image(Kernel::Generic, &agent::Options::default())?;
     if !has_nextest() {
         return Ok(());
     }

@@ -175,5 +175,6 @@ fn with_context(
 ) -> anyhow::Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "this needs the rights of root");
     let (console, cancel) = (StepConsole::default(), Cancel::default());
-    run(&Context { machine, report: &|report| console.report(&report), cancel: &cancel })
+    let report = |report| console.report(&report);
+    run(&Context { machine, report: &report, cancel: &cancel, fetch: None })
 }

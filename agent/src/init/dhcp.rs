@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-/// For the first address. A switch port that learns slowly costs 50 s, a busy server a few more.
+/// For the first address. A switch port that forwards late costs up to 90 s, a busy server a few more.
 const FIRST_LEASE_LIMIT: Duration = Duration::from_secs(180);
 const SAY_EVERY: Duration = Duration::from_secs(5);
 /// The longest sleep of the thread; the client's own times are shorter while it looks for a server.

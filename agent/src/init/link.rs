@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 /// For the interface to appear: its driver is loaded already.
 const APPEAR_LIMIT: Duration = Duration::from_secs(30);
-/// For the carrier: switches with spanning tree let nothing through for up to 50 s.
-const CARRIER_LIMIT: Duration = Duration::from_secs(90);
+/// For the carrier: a switch that negotiates, or starts together with its machines.
+pub(super) const CARRIER_LIMIT: Duration = Duration::from_secs(180);
 /// Distance of lines on the console while waiting.
 const SAY_EVERY: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(50);

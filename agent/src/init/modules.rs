@@ -3,12 +3,14 @@
 //!
 //! First all devices are walked until nothing new appears, then a thread follows the kernel's events:
 //! a bus found by one driver brings the devices of the next, and disks may come late. What no device
-//! asks for, such as a filesystem, is loaded by [`load`] when it is needed.
+//! asks for, such as a filesystem, is loaded by [`load`] when it is needed; the kernel itself starts
+//! this program as `modprobe` for what it needs.
 
 use super::console;
 use anyhow::{Context, Result, ensure};
 use metalcast_initramfs::build::MODULES_LOAD_PATH;
 use metalcast_initramfs::modules::{Index, Tables};
+use metalcast_initramfs::packed;
 use metalcast_sys::module::{self, Loaded};
 use metalcast_sys::uevent::{Event, UeventSocket};
 use std::collections::BTreeSet;
@@ -29,13 +31,18 @@ const SETTLE_LIMIT: Duration = Duration::from_secs(15);
 const EVENT_WAIT: Duration = Duration::from_secs(60);
 
 /// Loads a module that no device asks for, such as the driver of a filesystem, and all that it needs.
-/// The kernel itself would start `modprobe` for it, which a RAM image has not.
 ///
 /// To be called at any time and from any thread; what is loaded already stays. An error if the
 /// machine has no such module, or the kernel refuses one.
 pub fn load(name: &str) -> Result<()> {
     let (dir, index) = modules_of_this_kernel()?;
     load_closure(&dir, &index, name)
+}
+
+/// What the kernel starts when it needs a module: `modprobe -q -- NAME` (usermodehelper, kmod.c).
+pub fn modprobe(mut arguments: impl Iterator<Item = String>) -> Result<()> {
+    let name = arguments.find(|argument| !argument.starts_with('-'));
+    load(&name.context("modprobe was told no module")?)
 }
 
 fn load_closure(dir: &Path, index: &Index, name: &str) -> Result<()> {
@@ -48,11 +55,17 @@ fn load_closure(dir: &Path, index: &Index, name: &str) -> Result<()> {
 
 /// Loads one module. One that finds nothing to drive, as libata's or a processor's faster variant of
 /// an algorithm often do, is no failure.
-fn insert(path: &Path) -> Result<(), metalcast_sys::Error> {
-    match module::load(path, "") {
+fn insert(path: &Path) -> Result<()> {
+    let shown = path.display();
+    let file = std::fs::read(path).with_context(|| format!("reading module {shown}"))?;
+    let image = match path.to_str().is_some_and(|path| path.ends_with(packed::SUFFIX)) {
+        true => packed::unpack(&file).with_context(|| format!("reading module {shown}"))?,
+        false => file,
+    };
+    match module::load(&image, &shown.to_string(), "") {
         Ok(Loaded::New | Loaded::Already) => Ok(()),
         Err(error) if error.errno() == Some(nix::errno::Errno::ENODEV as i32) => Ok(()),
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -199,7 +212,7 @@ impl Loader {
             }
             let Some(path) = self.index.path(&name) else { continue };
             if let Err(error) = insert(&self.modules_dir.join(path)) {
-                console::line(&format!("{:#}", anyhow::Error::new(error)));
+                console::line(&format!("{error:#}"));
             }
             self.loaded.insert(name);
         }
@@ -246,14 +259,17 @@ mod tests {
     #[test]
     fn what_a_module_needs_is_loaded_before_it_and_a_refusal_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["need.ko", "fs.ko"] {
-            std::fs::write(dir.path().join(name), "no module").unwrap();
-        }
-        let dep = "fs.ko: need.ko\nneed.ko:\n".to_owned();
+        let need = dir.path().join("need.ko.zst");
+        std::fs::write(&need, packed::pack(b"no module").unwrap()).unwrap();
+        std::fs::write(dir.path().join("fs.ko"), "no module").unwrap();
+        let dep = "fs.ko: need.ko.zst\nneed.ko.zst:\n".to_owned();
         let index = Index::parse(&Tables { dep, ..Tables::default() }).unwrap();
         // The kernel takes neither; the first that it is given is the one that fails.
         let error = load_closure(dir.path(), &index, "fs").unwrap_err().to_string();
-        assert!(error.ends_with("need.ko"), "{error}");
+        assert!(error.contains("loading module") && error.ends_with("need.ko.zst"), "{error}");
+        std::fs::write(&need, "damaged").unwrap();
+        let error = load_closure(dir.path(), &index, "fs").unwrap_err();
+        assert!(format!("{error:#}").contains("need.ko.zst: not a zstd frame"), "{error:#}");
         let error = load_closure(dir.path(), &index, "other").unwrap_err().to_string();
         assert_eq!(error, "the kernel has no such modules: other");
     }

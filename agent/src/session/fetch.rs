@@ -1,13 +1,15 @@
-//! Pages and chunks over the connection that there is, or the next one.
+//! Pages, chunks and bundles of tools over the connection that there is, or the next one.
 
 use super::wire;
 use crate::task::{Cancel, ChunkSource, Closed, Delivery, Loss, Request, Sink, Wanted};
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use metalcast_initramfs::bundle::Bundle;
 use metalcast_shared::{
     codec::MAX_MESSAGE_BYTES,
+    hash::Hash,
     id::Revision,
     manifest::MAX_PAGE_BYTES,
-    to_agent::{ChunkHeader, PageReply},
+    to_agent::{BundleReply, ChunkHeader, PageReply},
     to_controller::Open,
     transfer::MAX_ATTEMPTS,
 };
@@ -27,6 +29,13 @@ const CANCEL_POLL: Duration = Duration::from_millis(200);
 /// Slack for what postcard puts around a page.
 const PAGE_REPLY_BYTES: usize = MAX_PAGE_BYTES + 64;
 
+/// The connections of one task.
+#[derive(Clone)]
+pub(super) struct Line {
+    links: watch::Receiver<Option<Connection>>,
+    cancel: Arc<Cancel>,
+}
+
 /// One partition of one revision, from the controller.
 pub(super) struct QuicSource {
     fetcher: Arc<Fetcher>,
@@ -34,20 +43,18 @@ pub(super) struct QuicSource {
 }
 
 struct Fetcher {
-    links: watch::Receiver<Option<Connection>>,
-    cancel: Arc<Cancel>,
+    line: Line,
     revision: Revision,
     partition: String,
 }
 
 impl QuicSource {
     pub(super) fn new(
-        links: watch::Receiver<Option<Connection>>,
+        line: Line,
         runtime: Handle,
-        cancel: Arc<Cancel>,
         (revision, partition): (Revision, String),
     ) -> Self {
-        Self { fetcher: Arc::new(Fetcher { links, cancel, revision, partition }), runtime }
+        Self { fetcher: Arc::new(Fetcher { line, revision, partition }), runtime }
     }
 }
 
@@ -67,38 +74,27 @@ impl ChunkSource for QuicSource {
 
 impl Fetcher {
     async fn page(&self, number: u32) -> anyhow::Result<Vec<u8>> {
-        let mut attempt = 1;
-        loop {
-            let connection = self.connection().await?;
-            let reply = self.or_cancelled(self.ask_page(&connection, number)).await?;
-            let problem = match reply {
-                Ok(PageReply::Page(bytes)) => return Ok(bytes),
-                Ok(PageReply::Unavailable { reason }) => reason,
-                Err(_) if connection.close_reason().is_some() => {
-                    self.lost(&connection).await;
-                    continue;
-                }
-                Err(error) => format!("{error:#}"),
-            };
-            if attempt == MAX_ATTEMPTS {
-                bail!("{problem} ({attempt} attempts)");
-            }
-            tracing::warn!("page {number}: {problem}; asking again");
-            attempt += 1;
-            self.or_cancelled(tokio::time::sleep(RETRY_PAUSE)).await?;
-        }
+        let ask = |connection| self.ask_page(connection, number);
+        self.line.insist(&format!("page {number}"), ask).await
     }
 
-    async fn ask_page(&self, connection: &Connection, page: u32) -> anyhow::Result<PageReply> {
+    async fn ask_page(
+        &self,
+        connection: Connection,
+        page: u32,
+    ) -> anyhow::Result<Result<Vec<u8>, String>> {
         let (revision, partition) = (self.revision.clone(), self.partition.clone());
-        let mut stream = open(connection, Open::Page { revision, partition, page }).await?;
-        limited(wire::receive(&mut stream, PAGE_REPLY_BYTES)).await
+        let mut stream = open(&connection, Open::Page { revision, partition, page }).await?;
+        match limited(wire::receive(&mut stream, PAGE_REPLY_BYTES)).await? {
+            PageReply::Page(bytes) => Ok(Ok(bytes)),
+            PageReply::Unavailable { reason } => Ok(Err(reason)),
+        }
     }
 
     /// Answers every chunk of the request through the sink.
     async fn chunks(&self, request: Request, sink: &Sink) -> Result<(), Closed> {
         let connection = tokio::select! {
-            connection = self.connection() => connection,
+            connection = self.line.connection() => connection,
             () = sink.closed() => return Err(Closed),
         };
         let Ok(connection) = connection else { return Err(Closed) };
@@ -108,7 +104,7 @@ impl Fetcher {
             Ok(()) => return Ok(()),
             Err(Broken::Closed) => return Err(Closed),
             Err(Broken::Stream(_)) if connection.close_reason().is_some() => {
-                self.lost(&connection).await;
+                self.line.lost(&connection).await;
                 Loss::Connection
             }
             Err(Broken::Stream(error)) => {
@@ -153,6 +149,46 @@ impl Fetcher {
         }
         Ok(())
     }
+}
+
+impl Line {
+    pub(super) fn new(links: watch::Receiver<Option<Connection>>, cancel: Arc<Cancel>) -> Self {
+        Self { links, cancel }
+    }
+
+    /// A bundle of tools.
+    pub(super) async fn bundle(&self, bundle: &Bundle) -> anyhow::Result<Vec<u8>> {
+        let ask = |connection| ask_bundle(connection, bundle);
+        self.insist(&format!("tools {}", bundle.name), ask).await
+    }
+
+    /// Asks over the connection that there is, or the next one, until the answer is what was asked for.
+    /// `ask` gives the controller's reason where it cannot; a few such answers are an error.
+    async fn insist<A: Future<Output = anyhow::Result<Result<Vec<u8>, String>>>>(
+        &self,
+        what: &str,
+        ask: impl Fn(Connection) -> A,
+    ) -> anyhow::Result<Vec<u8>> {
+        let mut attempt = 1;
+        loop {
+            let connection = self.connection().await?;
+            let problem = match self.or_cancelled(ask(connection.clone())).await? {
+                Ok(Ok(bytes)) => return Ok(bytes),
+                Ok(Err(reason)) => reason,
+                Err(_) if connection.close_reason().is_some() => {
+                    self.lost(&connection).await;
+                    continue;
+                }
+                Err(error) => format!("{error:#}"),
+            };
+            if attempt == MAX_ATTEMPTS {
+                bail!("{problem} ({attempt} attempts)");
+            }
+            tracing::warn!("{what}: {problem}; asking again");
+            attempt += 1;
+            self.or_cancelled(tokio::time::sleep(RETRY_PAUSE)).await?;
+        }
+    }
 
     /// The connection that there is, or the next one.
     async fn connection(&self) -> anyhow::Result<Connection> {
@@ -181,6 +217,25 @@ impl Fetcher {
             }
         }
     }
+}
+
+async fn ask_bundle(
+    connection: Connection,
+    bundle: &Bundle,
+) -> anyhow::Result<Result<Vec<u8>, String>> {
+    let mut stream = open(&connection, Open::Bundle { hash: bundle.hash }).await?;
+    let bytes = match limited(wire::receive(&mut stream, MAX_MESSAGE_BYTES)).await? {
+        BundleReply::Unavailable { reason } => return Ok(Err(reason)),
+        BundleReply::File { bytes } => bytes,
+    };
+    // The table in the RAM image is what bounds the memory taken for it.
+    let expected = bundle.packed_bytes;
+    ensure!(bytes == expected, "it has {bytes} bytes instead of {expected}");
+    let mut file = vec![0; bytes as usize];
+    let received = stream.read_exact(&mut file);
+    limited(async { received.await.context("receiving tools") }).await?;
+    ensure!(Hash::of(&file) == bundle.hash, "it is not what was built with this RAM image");
+    Ok(Ok(file))
 }
 
 /// Why a request was not answered to its end.

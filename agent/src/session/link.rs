@@ -1,18 +1,20 @@
 //! One session on one connection.
 
-use super::{Config, STOP_LIMIT, outbox::Outbox, wire, worker::Worker};
+use super::{Config, STOP_LIMIT, look, outbox::Outbox, wire, worker::Worker};
 use anyhow::Context;
 use metalcast_shared::{
     codec::MAX_MESSAGE_BYTES,
+    disk::Disk,
     inventory::Inventory,
     to_agent::{Standing, ToAgent},
     to_controller::{Hello, Open, ToController},
     version::PROTOCOL,
 };
 use quinn::{Connection, RecvStream, SendStream};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
+    task::JoinHandle,
     time::MissedTickBehavior,
 };
 
@@ -46,6 +48,7 @@ impl Link<'_> {
         inventory: Inventory,
     ) -> anyhow::Result<String> {
         let (mut send, receive) = connection.open_bi().await.context("opening the session")?;
+        let mut hardware = Hardware::new(&inventory);
         wire::send(&mut send, &Open::Session(self.hello())).await?;
         wire::send(&mut send, &ToController::Inventory(Box::new(inventory))).await?;
         self.outbox.connected();
@@ -71,7 +74,17 @@ impl Link<'_> {
                 }
                 () = self.outbox.changed() => {}
                 ended = self.worker.ended() => ended?,
-                _ = heartbeat.tick() => wire::send(&mut send, &alive()).await?,
+                inventory = hardware.seen() => {
+                    let inventory = ToController::Inventory(Box::new(inventory?));
+                    wire::send(&mut send, &inventory).await?;
+                }
+                _ = heartbeat.tick() => {
+                    wire::send(&mut send, &alive()).await?;
+                    // Not while a task writes: what is read from a disk then is neither old nor new.
+                    if !self.worker.is_running() {
+                        hardware.compare(self.disks(), &self.config.inventory);
+                    }
+                }
                 _ = throttle.tick() => {
                     for line in self.config.logs.take() {
                         wire::send(&mut send, &line).await?;
@@ -83,6 +96,10 @@ impl Link<'_> {
             }
             self.send_events(&mut send).await?;
         }
+    }
+
+    fn disks(&self) -> Vec<Disk> {
+        (self.config.machine.disks)().unwrap_or_default()
     }
 
     async fn send_events(&self, send: &mut SendStream) -> anyhow::Result<()> {
@@ -122,6 +139,44 @@ impl Link<'_> {
         }
         Ok(None)
     }
+}
+
+/// Notices disks that come and go.
+struct Hardware {
+    /// Those that there were.
+    disks: Vec<Disk>,
+    /// A new inventory, being taken.
+    looking: Option<JoinHandle<anyhow::Result<Inventory>>>,
+}
+
+impl Hardware {
+    fn new(inventory: &Inventory) -> Self {
+        let bare = |disk: &Disk| Disk { contents: Vec::new(), ..disk.clone() };
+        Self { disks: inventory.disks.iter().map(bare).collect(), looking: None }
+    }
+
+    /// Takes a new inventory if there are other disks now.
+    fn compare(&mut self, disks: Vec<Disk>, inventory: &Arc<dyn Fn() -> Inventory + Send + Sync>) {
+        if self.looking.is_none() && disks != self.disks {
+            tracing::info!("the disks are others now: {}", names(&disks));
+            self.disks = disks;
+            let inventory = inventory.clone();
+            self.looking = Some(tokio::spawn(async move { look(&inventory).await }));
+        }
+    }
+
+    /// The new inventory; never if none is being taken.
+    async fn seen(&mut self) -> anyhow::Result<Inventory> {
+        let Some(looking) = &mut self.looking else { return std::future::pending().await };
+        let inventory = looking.await;
+        self.looking = None;
+        inventory.context("looking at the machine")?
+    }
+}
+
+fn names(disks: &[Disk]) -> String {
+    let names: Vec<&str> = disks.iter().map(|disk| disk.name.as_str()).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 /// Reads in a task of its own: a half-read message must not be forgotten when something else is

@@ -5,11 +5,15 @@ mod controller;
 use super::*;
 use crate::task::tests::rig::{Rig, TestImage, tool};
 use controller::{Behaviour, Controller, Seen};
+use fetch::Line;
+use metalcast_initramfs::bundle::Bundle;
 use metalcast_shared::{
     boot::BootConfig,
+    disk::Disk,
     event::{Step, TaskEvent},
+    hash::Hash,
     id::{BootId, JobId, Mac, NodeId, TaskId},
-    inventory::{Inventory, Nic},
+    inventory::{Fingerprint, Inventory, Nic},
     to_agent::{Overwrite, Standing, Task, ToAgent, Work},
     to_controller::ToController,
 };
@@ -20,16 +24,6 @@ use uuid::Uuid;
 const LIMIT: Duration = Duration::from_secs(180);
 
 fn config(controller: &Controller, machine: Arc<Machine>) -> Config {
-    let nic = Nic {
-        name: "eth0".into(),
-        mac: Mac([2, 0, 0, 0, 0, 1]),
-        driver: None,
-        link: true,
-        speed_mbit: None,
-        pci_id: None,
-        boot: true,
-    };
-    let inventory = Inventory { nics: vec![nic], ..Inventory::default() };
     Config {
         boot: BootConfig {
             boot: BootId(Uuid::from_u128(7)),
@@ -41,9 +35,22 @@ fn config(controller: &Controller, machine: Arc<Machine>) -> Config {
         },
         phases: Vec::new(),
         machine,
-        inventory: Arc::new(move || inventory.clone()),
+        inventory: Arc::new(inventory),
         logs: Arc::default(),
     }
+}
+
+fn inventory() -> Inventory {
+    let nic = Nic {
+        name: "eth0".into(),
+        mac: Mac([2, 0, 0, 0, 0, 1]),
+        driver: None,
+        link: true,
+        speed_mbit: None,
+        pci_id: None,
+        boot: true,
+    };
+    Inventory { nics: vec![nic], ..Inventory::default() }
 }
 
 fn empty_machine() -> Arc<Machine> {
@@ -269,5 +276,64 @@ async fn a_task_that_panics_fails_with_what_it_said() {
     let end = within(until_end(&mut controller, |_, _, _| {})).await;
     let TaskEvent::Failed { cause, .. } = end else { panic!("{end:?}") };
     assert_eq!(cause, "the task's thread panicked: no disks today");
+    agent.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_are_taken_only_as_they_were_built() {
+    let tools: Vec<u8> = (0..300_000_u32).map(|number| number.to_le_bytes()[0]).collect();
+    let behaviour = Behaviour { tools: tools.clone(), ..Behaviour::default() };
+    let controller = Controller::start(TestImage::ordinary(), behaviour);
+    let boot = config(&controller, empty_machine()).boot;
+    let connector = Connector::new(&boot).unwrap();
+    let fingerprint = Fingerprint { macs: vec![boot.mac], ..Fingerprint::default() };
+    let enrolled = within(enrol::enrol(&connector, &boot, &fingerprint)).await.unwrap();
+    let Ok(identity) = enrolled else { panic!("a refusal") };
+    let connection = connector.connect(controller.address, Some(&identity)).await.unwrap();
+    let (_links, links) = watch::channel(Some(connection));
+    let line = Line::new(links, Arc::default());
+    let bundle = |packed_bytes, hash| Bundle {
+        name: "xfs".into(),
+        programs: Vec::new(),
+        inside: false,
+        packed_bytes,
+        hash,
+    };
+    let good = bundle(300_000, Hash::of(&tools));
+    assert_eq!(within(line.bundle(&good)).await.unwrap(), tools);
+    let (other, longer) = (bundle(300_000, Hash::of(b"")), bundle(300_001, Hash::of(&tools)));
+    let (other, longer) =
+        within(async { tokio::join!(line.bundle(&other), line.bundle(&longer)) }).await;
+    let error = other.unwrap_err().to_string();
+    assert!(error.starts_with("it is not what was built with this RAM image ("), "{error}");
+    let error = longer.unwrap_err().to_string();
+    assert!(error.starts_with("it has 300000 bytes instead of 300001 ("), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_plugged_in_later_is_in_the_inventory() {
+    let disks = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = disks.clone();
+    let machine = Machine {
+        disks: Box::new(move || Ok(seen.lock().unwrap().clone())),
+        ..empty_machine_value()
+    };
+    let mut controller = Controller::start(TestImage::ordinary(), Behaviour::default());
+    let mut config = config(&controller, Arc::new(machine));
+    let seen = disks.clone();
+    config.inventory =
+        Arc::new(move || Inventory { disks: seen.lock().unwrap().clone(), ..inventory() });
+    let agent = tokio::spawn(run(config));
+    let mut names = Vec::new();
+    let messages = async {
+        while names.len() < 2 {
+            if let Seen::Message(ToController::Inventory(inventory)) = controller.next().await {
+                names.push(inventory.disks.first().map_or("none", |disk| &disk.name).to_owned());
+                disks.lock().unwrap().push(Disk { name: "nvme0n1".into(), ..Disk::default() });
+            }
+        }
+    };
+    within(messages).await;
+    assert_eq!(names, ["none", "nvme0n1"]);
     agent.abort();
 }

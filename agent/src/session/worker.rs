@@ -1,11 +1,16 @@
 //! The thread that carries out the task in hand. One at a time; it goes on while there is no
 //! connection.
 
-use super::{connect::Identity, fetch::QuicSource, outbox::Outbox};
+use super::{
+    connect::Identity,
+    fetch::{Line, QuicSource},
+    outbox::Outbox,
+};
 use crate::{
     console::StepConsole,
     task::{self, Cancel, Context, Machine, Report},
 };
+use metalcast_initramfs::bundle::Bundle;
 use metalcast_shared::{
     event::TaskEvent,
     id::TaskId,
@@ -170,14 +175,20 @@ impl Run {
             console.report(&report);
             self.outbox.push(*id, report);
         };
-        let context = Context { machine: &self.machine, report: &report, cancel: &self.cancel };
+        let line = Line::new(self.links.clone(), self.cancel.clone());
+        let fetch = |bundle: &Bundle| self.runtime.block_on(line.bundle(bundle));
+        let context = Context {
+            machine: &self.machine,
+            report: &report,
+            cancel: &self.cancel,
+            fetch: Some(&fetch),
+        };
         // How it ended was its last event.
         let _ = match work {
             Work::Deploy(deploy) => {
                 let source = QuicSource::new(
-                    self.links.clone(),
+                    line.clone(),
                     self.runtime.clone(),
-                    self.cancel.clone(),
                     (deploy.image.clone(), deploy.partition.clone()),
                 );
                 task::deploy(deploy, &self.identity.manifest_key, &source, &context)

@@ -2,7 +2,8 @@
 
 use super::Stopped;
 use crate::disk::{Device, Tap};
-use anyhow::bail;
+use anyhow::{Context as _, bail};
+use metalcast_initramfs::bundle::Bundle;
 use metalcast_shared::{
     disk::Disk,
     event::{Progress, Step, TaskEvent},
@@ -89,7 +90,12 @@ pub struct Context<'c> {
     pub report: &'c (dyn Fn(Report) + Sync),
     /// How the task is stopped.
     pub cancel: &'c Cancel,
+    /// How bundles of tools come from the controller, where there is one.
+    pub fetch: Option<&'c FetchBundle<'c>>,
 }
+
+/// Gets a bundle's packed file, of the length and hash that are wanted.
+pub type FetchBundle<'c> = dyn Fn(&Bundle) -> anyhow::Result<Vec<u8>> + Sync + 'c;
 
 impl fmt::Debug for Context<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -145,5 +151,11 @@ impl<'c> StepLog<'c> {
     /// An error if the task is to stop.
     pub fn check_cancel(&self) -> anyhow::Result<()> {
         self.context.cancel.check()
+    }
+
+    /// Gets a bundle of tools from the controller.
+    pub(super) fn fetch(&self, bundle: &Bundle) -> anyhow::Result<Vec<u8>> {
+        let fetch = self.context.fetch.context("without a controller there is nobody to ask")?;
+        fetch(bundle)
     }
 }

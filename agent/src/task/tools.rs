@@ -1,6 +1,7 @@
-//! Programs of the RAM image that a step starts.
+//! Programs that a step starts. On a whole system they are simply there; in the RAM image they come
+//! from [`bundles`] when they are needed first.
 
-use super::StepLog;
+use super::{StepLog, bundles};
 use anyhow::Context;
 use metalcast_sys::child::{self, ChildError, Limits};
 use std::{path::Path, process::Command, time::Duration};
@@ -19,11 +20,13 @@ pub(super) fn run(
     device: &Path,
     log: &StepLog<'_>,
 ) -> anyhow::Result<()> {
+    bundles::provide(Path::new("/"), program, log)?;
     start(program, arguments, device, log).map(drop).or_else(|error| failed(error, log))
 }
 
 /// Repairs an ext2/3/4, also where that costs files. An image of a running system needs it as well.
 pub(super) fn repair_ext(node: &Path, log: &StepLog<'_>) -> anyhow::Result<()> {
+    bundles::provide(Path::new("/"), "e2fsck", log)?;
     match start("e2fsck", &["-f", "-y"], node, log) {
         // e2fsck(8): 1 says that errors were corrected.
         Err(error @ ChildError::Failed { .. }) if error.code() == Some(1) => Ok(()),

@@ -1,7 +1,8 @@
 //! One connection from handshake to end.
 
 use super::{
-    Close, FRAME_BUDGET_BYTES, Fleet, Library, OPEN_DEADLINE, Server, chunks, enrol, session,
+    Close, FRAME_BUDGET_BYTES, Fleet, Library, OPEN_DEADLINE, Server, bundles, chunks, enrol,
+    session,
     wire::{self, End},
 };
 use crate::pki;
@@ -187,5 +188,6 @@ async fn dispatch<F: Fleet, L: Library>(
             let request = chunks::Request { revision, partition, page, positions };
             chunks::serve(server, peer, request, send).await
         }
+        Open::Bundle { hash } => bundles::serve(server, hash, send).await,
     }
 }

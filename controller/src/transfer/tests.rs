@@ -7,7 +7,7 @@ use metalcast_shared::{
     codec::{self, LENGTH_BYTES, MAX_MESSAGE_BYTES},
     id::{BootId, Mac},
     manifest::{Chunk, Page, Run},
-    to_agent::{ChunkHeader, EnrolReply, PageReply, Standing},
+    to_agent::{BundleReply, ChunkHeader, EnrolReply, PageReply, Standing},
     to_controller::{Enrol, MAX_CHUNKS_PER_REQUEST, Open},
     version::{ALPN, PROTOCOL, SERVER_NAME},
 };
@@ -151,7 +151,7 @@ impl Library for FakeLibrary {
 }
 
 struct Rig {
-    _temp: tempfile::TempDir,
+    temp: tempfile::TempDir,
     pki: Arc<Pki>,
     fleet: FakeFleet,
     address: SocketAddr,
@@ -171,10 +171,11 @@ impl Rig {
         let shutdown = CancellationToken::new();
         let endpoint = endpoint(&pki, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let address = endpoint.local_addr().unwrap();
+        let (library, ram_image) = (Arc::new(FakeLibrary), temp.path().join("ram-image"));
         let server =
-            run(endpoint, fleet.clone(), Arc::new(FakeLibrary), pki.clone(), shutdown.clone());
+            run(endpoint, fleet.clone(), library, ram_image, pki.clone(), shutdown.clone());
         let server = tokio::spawn(server);
-        Self { _temp: temp, pki, fleet, address, shutdown, server }
+        Self { temp, pki, fleet, address, shutdown, server }
     }
 
     fn token(&self, expires_unix: i64) -> String {
@@ -322,7 +323,7 @@ async fn tokens_that_ended_or_are_not_ours_are_refused() {
     };
     check(rig.token(now() - 2), "netboot again").await;
     check("00".into(), "not a sealed token").await;
-    let other = Pki::open_or_create(&rig._temp.path().join("other"), now()).unwrap();
+    let other = Pki::open_or_create(&rig.temp.path().join("other"), now()).unwrap();
     let boot = BootId(Uuid::from_u128(1));
     let foreign = EnrolmentToken { boot, mac: MAC, expires_unix: now() + 60 };
     check(other.seal(&foreign), "not made here").await;
@@ -364,7 +365,7 @@ async fn expired_and_foreign_certificates_are_refused() {
         let expired = rig.certificate(&rig.pki, &key, node(), at);
         is_refused(rig.connect(Some((expired, &key))).await).await;
     }
-    let other = Pki::open_or_create(&rig._temp.path().join("other"), now()).unwrap();
+    let other = Pki::open_or_create(&rig.temp.path().join("other"), now()).unwrap();
     let foreign = rig.certificate(&other, &key, node(), now());
     is_refused(rig.connect(Some((foreign, &key))).await).await;
     let valid = rig.certificate(&rig.pki, &key, node(), now());
@@ -480,4 +481,26 @@ async fn sessions_end_with_a_reason_and_are_reported_once() {
     let closed =
         |id| fleet.notes().iter().filter(|n| n.starts_with(&format!("closed {id}"))).count();
     assert_eq!([closed(0), closed(1), closed(2)], [1, 1, 1], "{:?}", fleet.notes());
+}
+
+#[tokio::test]
+async fn a_bundle_of_tools_is_given_by_its_hash_and_a_missing_one_is_told() {
+    let rig = Rig::new();
+    let tools = rig.temp.path().join("ram-image/tools");
+    std::fs::create_dir_all(&tools).unwrap();
+    // Several pieces, the last one short.
+    let content = frame(1);
+    let hash = Hash::of(&content);
+    std::fs::write(tools.join(format!("{hash}.zst")), &content).unwrap();
+    let agent = rig.agent(node()).await;
+    let (_send, mut receive) = open(&agent, &Open::Bundle { hash }).await;
+    let reply: BundleReply = read(&mut receive).await;
+    assert_eq!(reply, BundleReply::File { bytes: FRAME_BYTES });
+    assert_eq!(receive.read_to_end(FRAME_BYTES as usize).await.unwrap(), content);
+    let (_send, mut receive) = open(&agent, &Open::Bundle { hash: Hash::of(b"other") }).await;
+    let BundleReply::Unavailable { reason } = read(&mut receive).await else {
+        panic!("there is no such bundle")
+    };
+    assert!(reason.contains("/tools/") && reason.contains("another RAM image"), "{reason}");
+    rig.stop().await;
 }

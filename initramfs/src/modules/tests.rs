@@ -98,18 +98,21 @@ fn unknown_names_are_all_listed() {
 fn trimmed_tables_read_back_and_behave_alike() {
     let index = scanned();
     let names = index.closure(&["virtio_net", "virtio_pci"]).unwrap();
-    let small = index.trimmed(&names);
+    let small = index.trimmed(&names, ".zst");
     let tables = small.tables();
     assert!(
-        tables
-            .dep
-            .contains("kernel/drivers/virtio-pci.ko: kernel/virtio_ring.ko kernel/virtio.ko\n")
+        tables.dep.contains("virtio-pci.ko.zst: kernel/virtio_ring.ko.zst kernel/virtio.ko.zst\n")
     );
     assert!(!tables.alias.contains("lonely"));
     let back = Index::parse(&tables).unwrap();
     assert_eq!(back.tables(), tables);
     assert_eq!(back.closure(&["virtio_net"]).unwrap(), index.closure(&["virtio_net"]).unwrap());
-    assert_eq!(back.path("virtio_pci"), Some("kernel/drivers/virtio-pci.ko"));
+    assert_eq!(back.path("virtio_pci"), Some("kernel/drivers/virtio-pci.ko.zst"));
+    assert_eq!(
+        index.below("kernel/drivers/"),
+        ["net_failover", "tail", "virtio_net", "virtio_pci"]
+    );
+    assert!(index.below("kernel/driver").is_empty());
     assert_eq!(back.closure(&["ext4"]).unwrap(), Vec::<&str>::new());
 }
 

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use metalcast_formats::grub::recipe;
+use metalcast_initramfs::{bundle, packed};
 use metalcast_tests::{paths, process};
 use serde_json::Value;
 
@@ -55,8 +56,19 @@ pub(super) fn kept(dir: &Path, inputs: &str) -> Option<String> {
         let file = std::fs::read(dir.join(name)).ok();
         file.is_some_and(|bytes| report[hash] == *blake3::hash(&bytes).to_hex())
     };
-    let is_it =
-        noted == inputs && whole(KERNEL, "kernel_blake3") && whole(INITRAMFS, "initramfs_blake3");
+    let bundles_are_whole = || {
+        let whole = report["beside"].as_object()?.values().all(|name| {
+            let name = name.as_str().unwrap_or_default();
+            let file = std::fs::read(dir.join(bundle::BESIDE_DIR).join(name)).ok();
+            let hash = file.map(|bytes| blake3::hash(&bytes).to_string()).unwrap_or_default();
+            name.strip_suffix(packed::SUFFIX) == Some(&hash)
+        });
+        whole.then_some(())
+    };
+    let is_it = noted == inputs
+        && whole(KERNEL, "kernel_blake3")
+        && whole(INITRAMFS, "initramfs_blake3")
+        && bundles_are_whole().is_some();
     report["kernel_version"].as_str().filter(|_| is_it).map(str::to_owned)
 }
 
@@ -89,12 +101,16 @@ mod tests {
         let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex().to_string();
         let report = serde_json::json!({
             "kernel_version": "6.1", "kernel_blake3": hash(b"kernel"), "initramfs_blake3": hash(b"cpio"),
+            "beside": {"xfs": format!("{}.zst", hash(b"tools"))},
         });
         std::fs::write(dir.join(REPORT), report.to_string()).unwrap();
         std::fs::write(dir.join(KERNEL), "kernel").unwrap();
         std::fs::write(dir.join(INITRAMFS), "cpio").unwrap();
         assert_eq!(kept(dir, "a"), None);
         note(dir, "a").unwrap();
+        assert_eq!(kept(dir, "a"), None, "a bundle is missing");
+        std::fs::create_dir(dir.join("tools")).unwrap();
+        std::fs::write(dir.join("tools").join(format!("{}.zst", hash(b"tools"))), "tools").unwrap();
         assert_eq!(kept(dir, "a").as_deref(), Some("6.1"));
         assert_eq!(kept(dir, "b"), None);
         std::fs::write(dir.join(INITRAMFS), "cpi").unwrap();

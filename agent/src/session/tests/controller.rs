@@ -7,7 +7,7 @@ use metalcast_shared::{
     codec::MAX_MESSAGE_BYTES,
     id::NodeId,
     manifest::Page,
-    to_agent::{ChunkHeader, EnrolReply, PageReply, Standing, ToAgent},
+    to_agent::{BundleReply, ChunkHeader, EnrolReply, PageReply, Standing, ToAgent},
     to_controller::{Enrol, Hello, Open, ToController},
     version::{ALPN, SERVER_NAME},
 };
@@ -42,6 +42,8 @@ pub(super) struct Behaviour {
     pub(super) silent: bool,
     /// Closes the connection after this many more frames, each time.
     pub(super) break_after: Vec<usize>,
+    /// What it gives for any bundle of tools.
+    pub(super) tools: Vec<u8>,
 }
 
 /// What came on session streams.
@@ -196,6 +198,12 @@ impl Shared {
                     .partition()
                     .decode_page(page as usize, &self.image.pages[page as usize])?;
                 self.chunks(connection, &page, &positions, &mut send).await?;
+            }
+            Open::Bundle { .. } => {
+                let tools = &self.behaviour.tools;
+                let bytes = u32::try_from(tools.len()).unwrap();
+                wire::send(&mut send, &BundleReply::File { bytes }).await?;
+                send.write_all(tools).await?;
             }
             Open::Enrol(_) => unreachable!(),
         }

@@ -428,7 +428,8 @@ impl Rig {
                 self.log.lock().unwrap().push(Entry::Event(event));
             }
         };
-        let context = Context { machine: &self.machine, report: &report, cancel: &cancel };
+        let context =
+            Context { machine: &self.machine, report: &report, cancel: &cancel, fetch: None };
         let result = work(&context);
         Outcome { log: self.log.lock().unwrap().clone(), result }
     }
