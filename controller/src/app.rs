@@ -138,6 +138,7 @@ impl Controller {
             endpoint,
             service.clone(),
             Arc::clone(&images),
+            config.boot.ram_image,
             pki,
             shutdown.clone(),
         ));

@@ -33,7 +33,47 @@ pub enum BootOrder {
     DiskFirst,
 }
 
-/// A disk of a machine: a raw file seen as virtio-blk.
+/// The network card of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nic {
+    /// The virtual card that costs least.
+    Virtio,
+    /// Intel's 82540EM, as in many PCs of its time.
+    E1000,
+}
+
+/// What a machine's disks hang on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// virtio-blk: `/dev/vda` ...
+    Virtio,
+    /// SATA behind an AHCI controller: `/dev/sda` ...
+    Ahci,
+    /// NVMe, a controller each: `/dev/nvme0n1` ...
+    Nvme,
+}
+
+impl Bus {
+    /// QEMU's name of a disk on it.
+    fn driver(self) -> &'static str {
+        match self {
+            Self::Virtio => "virtio-blk-pci",
+            Self::Ahci => "ide-hd",
+            Self::Nvme => "nvme",
+        }
+    }
+}
+
+/// A second network card of a machine, which cannot boot.
+#[derive(Debug, Clone)]
+pub struct SideNic {
+    /// The tap device that it is plugged into; the test has made it.
+    pub tap: String,
+    /// Its address.
+    pub mac: String,
+}
+
+/// A disk of a machine: a raw file.
 #[derive(Debug, Clone)]
 pub struct Disk {
     /// The raw file.
@@ -69,8 +109,14 @@ pub struct Spec {
     pub uuid: String,
     /// The SMBIOS system serial number.
     pub serial: String,
+    /// The kind of the network card that boots.
+    pub nic: Nic,
+    /// Another network card.
+    pub side_nic: Option<SideNic>,
     /// Its disks, in the firmware's order.
     pub disks: Vec<Disk>,
+    /// What they hang on.
+    pub bus: Bus,
     /// What boots first.
     pub boot: BootOrder,
 }
@@ -85,7 +131,10 @@ impl Spec {
             mac: format!("52:54:00:77:00:{number:02x}"),
             uuid: format!("4d657461-6c63-4173-8000-0000000000{number:02x}"),
             serial: format!("MC{number:06}"),
+            nic: Nic::Virtio,
+            side_nic: None,
             disks: Vec::new(),
+            bus: Bus::Virtio,
             boot: BootOrder::NetworkFirst,
         }
     }
@@ -196,6 +245,22 @@ impl Machine {
         }
     }
 
+    /// Plugs a disk into the running machine.
+    ///
+    /// # Errors
+    /// When QEMU does not take it.
+    pub fn plug(&mut self, disk: &Disk, bus: Bus) -> Result<()> {
+        let node = format!("plugged-{}", disk.serial);
+        let file = json!({ "driver": "file", "filename": disk.file });
+        self.control_with(
+            "blockdev-add",
+            &json!({ "node-name": node, "driver": "raw", "file": file }),
+        )?;
+        let device =
+            json!({ "driver": bus.driver(), "drive": node, "serial": disk.serial, "id": node });
+        self.control_with("device_add", &device).map(drop)
+    }
+
     /// Presses the reset button.
     ///
     /// # Errors
@@ -251,23 +316,24 @@ impl Machine {
         self.process.check_running()
     }
 
-    /// Sends one QMP command (QEMU's machine protocol: a JSON object a line, events in between) and returns its answer.
     fn control(&mut self, execute: &str) -> Result<Value> {
+        self.control_with(execute, &json!({}))
+    }
+
+    /// Sends one QMP command (QEMU's machine protocol: a JSON object a line, events in between) and returns its answer.
+    fn control_with(&mut self, execute: &str, arguments: &Value) -> Result<Value> {
         let attempt = || -> Result<Value> {
             let stream = self.connect()?;
             stream.set_read_timeout(Some(QMP_TIMEOUT)).context("setting a time limit")?;
             let mut reader = BufReader::new(stream.try_clone().context("sharing the socket")?);
             let mut writer = stream;
             answer(&mut reader, "QMP")?;
-            for command in ["qmp_capabilities", execute] {
-                writeln!(writer, "{}", json!({ "execute": command }))
-                    .context("sending a command")?;
-                let reply = answer(&mut reader, "return")?;
-                if command == execute {
-                    return Ok(reply);
-                }
-            }
-            unreachable!("the loop returns at its last command")
+            let mut ask = |command: Value| -> Result<Value> {
+                writeln!(writer, "{command}").context("sending a command")?;
+                answer(&mut reader, "return")
+            };
+            ask(json!({ "execute": "qmp_capabilities" }))?;
+            ask(json!({ "execute": execute, "arguments": arguments }))
         };
         attempt().with_context(|| format!("telling QEMU of {} to {execute}", self.name))
     }
@@ -318,11 +384,21 @@ fn arguments(command: &mut Command, spec: &Spec, tap: &str, console: &Path, cont
     command.arg("-chardev").arg(format!("file,id=console,path={}", quoted(console)));
     command.args(["-serial", "chardev:console"]);
     command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", quoted(control)));
+    if let Some(SideNic { tap, mac }) = &spec.side_nic {
+        // Before the other on the bus; without a boot ROM.
+        command.arg("-netdev").arg(format!("tap,id=side,ifname={tap},script=no,downscript=no"));
+        command.arg("-device").arg(format!("virtio-net-pci,netdev=side,mac={mac},romfile="));
+    }
     let order = if network_first { 0 } else { disks };
     command.arg("-netdev").arg(format!("tap,id=net0,ifname={tap},script=no,downscript=no"));
-    command
-        .arg("-device")
-        .arg(format!("virtio-net-pci,netdev=net0,mac={},bootindex={order}", spec.mac));
+    let nic = match spec.nic {
+        Nic::Virtio => "virtio-net-pci",
+        Nic::E1000 => "e1000",
+    };
+    command.arg("-device").arg(format!("{nic},netdev=net0,mac={},bootindex={order}", spec.mac));
+    if spec.bus == Bus::Ahci {
+        command.args(["-device", "ich9-ahci,id=ahci"]);
+    }
     for (index, disk) in spec.disks.iter().enumerate() {
         let order = if network_first { index + 1 } else { index };
         // Only a host crash could lose what cache=unsafe holds back, and no test outlives one.
@@ -330,8 +406,13 @@ fn arguments(command: &mut Command, spec: &Spec, tap: &str, console: &Path, cont
             "if=none,id=disk{index},format=raw,cache=unsafe,discard=unmap,file={}",
             quoted(&disk.file)
         ));
+        let port = match spec.bus {
+            Bus::Ahci => format!(",bus=ahci.{index}"),
+            Bus::Virtio | Bus::Nvme => String::new(),
+        };
         command.arg("-device").arg(format!(
-            "virtio-blk-pci,drive=disk{index},serial={},bootindex={order}",
+            "{},drive=disk{index},serial={},bootindex={order}{port}",
+            spec.bus.driver(),
             disk.serial
         ));
     }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::cargo::cargo;
+use crate::kernel::Kernel;
 use crate::lab::{BRIDGE, Lab};
 use crate::paths;
 use crate::process::{self, Background, bound, run};
@@ -52,13 +53,22 @@ impl Artefacts {
     /// # Errors
     /// When something does not compile, with the compiler's words.
     pub fn given_or_built() -> Result<Self> {
-        if let Some(given) = Self::given() {
-            return Ok(given);
+        Self::given_or_built_with(Kernel::Cloud)
+    }
+
+    /// The same, with the RAM image of this kernel. RAM images lie side by side.
+    ///
+    /// # Errors
+    /// As [`Artefacts::given_or_built`].
+    pub fn given_or_built_with(kernel: Kernel) -> Result<Self> {
+        if let Some(Self { controller, ram_image }) = Self::given() {
+            let ram_image = ram_image.with_file_name(kernel.to_string());
+            return Ok(Self { controller, ram_image });
         }
         run(cargo().args(["build", "-q", "-p", "metalcast-controller", "--bin", "metalcast"]))
             .context("building the controller")?;
-        let printed =
-            run(cargo().args(["xtask", "initramfs"])).context("building the RAM image")?;
+        let printed = run(cargo().args(["xtask", "initramfs", "--kernel", &kernel.to_string()]))
+            .context("building the RAM image")?;
         let ram_image = printed.lines().last().context("xtask named no RAM image")?;
         Ok(Self {
             controller: paths::target().join("debug/metalcast"),

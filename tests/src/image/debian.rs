@@ -21,9 +21,27 @@ use crate::progress::step;
 const MIRROR: &str = "http://deb.debian.org/debian";
 const SUITE: &str = "bookworm";
 
+/// Beside the kernel.
+const PACKAGES: &str = "systemd-sysv,udev,dbus,iproute2,initramfs-tools,grub2-common,grub-pc-bin";
+
 /// The cloud kernel has the drivers of virtual machines only and boots seconds faster.
-const PACKAGES: &str = "systemd-sysv,udev,dbus,iproute2,initramfs-tools,linux-image-cloud-amd64,\
-    grub2-common,grub-pc-bin";
+const CLOUD_KERNEL: &str = "linux-image-cloud-amd64";
+
+/// For machines with other disks and network cards.
+const GENERIC_KERNEL: &str = "linux-image-amd64";
+
+/// What is not installed: nobody reads the one, and no machine of the lab has devices for the other.
+const LEFT_OUT: [&str; 9] = [
+    "/usr/share/man/*",
+    "/usr/share/locale/*",
+    "/usr/share/doc/*",
+    "/lib/modules/*/kernel/sound/*",
+    "/lib/modules/*/kernel/drivers/gpu/*",
+    "/lib/modules/*/kernel/drivers/media/*",
+    "/lib/modules/*/kernel/drivers/infiniband/*",
+    "/lib/modules/*/kernel/drivers/staging/*",
+    "/lib/modules/*/kernel/drivers/net/wireless/*",
+];
 
 /// The root partition, in MiB: what a slot must hold at least.
 const ROOT_MIB: u32 = 1024;
@@ -58,14 +76,13 @@ impl Debian {
 /// # Errors
 /// Without root, without the tools that `cargo xtask setup` installs, or without a Debian mirror.
 pub fn debian() -> Result<Debian> {
-    let mut recipe = vec![
-        include_str!("debian.rs"),
-        include_str!("debian/initramfs.sh"),
-        include_str!("debian/customize.sh"),
-        include_str!("debian/bootloader.sh"),
-    ];
-    recipe.extend(clonezilla::SCRIPTS);
-    let repository = cached("debian", &recipe, build)?;
+    let repository = cached("debian", &recipe(CLOUD_KERNEL), |dir| {
+        let disk = build(dir, CLOUD_KERNEL)?;
+        step("saving the disk with Clonezilla (gzip, split)", || {
+            let packing = Packing::GzipSplit { megabytes: 50 };
+            clonezilla::save_disk(&disk, dir, "debian-gz-split", packing)
+        })
+    })?;
     Ok(Debian {
         zstd: repository.join("debian-zst"),
         gzip_split: repository.join("debian-gz-split"),
@@ -74,31 +91,54 @@ pub fn debian() -> Result<Debian> {
     })
 }
 
-fn build(dir: &Path) -> Result<()> {
+/// Returns an image directory of the same Debian with the kernel that has the drivers of physical machines.
+///
+/// # Errors
+/// As [`debian`].
+pub fn debian_generic() -> Result<PathBuf> {
+    let repository = cached("debian-generic", &recipe(GENERIC_KERNEL), |dir| {
+        build(dir, GENERIC_KERNEL).map(drop)
+    })?;
+    Ok(repository.join("debian-zst"))
+}
+
+/// All that a system with this kernel depends on.
+fn recipe(kernel: &str) -> Vec<&str> {
+    let mut recipe = vec![
+        kernel,
+        include_str!("debian.rs"),
+        include_str!("debian/initramfs.sh"),
+        include_str!("debian/customize.sh"),
+        include_str!("debian/bootloader.sh"),
+    ];
+    recipe.extend(clonezilla::SCRIPTS);
+    recipe
+}
+
+/// Installs a system on a disk and saves it; the disk.
+fn build(dir: &Path, kernel: &str) -> Result<LoopDisk> {
     let root = dir.join("root");
-    step("installing Debian with mmdebstrap", || install(&root))?;
+    step("installing Debian with mmdebstrap", || install(&root, kernel))?;
     let file = dir.join("disk.raw");
     let disk = step("putting it on a bootable disk", || fill_disk(&root, &file))?;
     std::fs::remove_dir_all(&root).context("removing the installed tree")?;
     step("saving the disk with Clonezilla (zstd)", || {
         clonezilla::save_disk(&disk, dir, "debian-zst", Packing::Zstd)
     })?;
-    step("saving the disk with Clonezilla (gzip, split)", || {
-        clonezilla::save_disk(&disk, dir, "debian-gz-split", Packing::GzipSplit { megabytes: 50 })
-    })
+    Ok(disk)
 }
 
-fn install(root: &Path) -> Result<()> {
+fn install(root: &Path, kernel: &str) -> Result<()> {
     let script = |name: &str| {
         let path = paths::workspace().join("tests/src/image/debian").join(name);
         format!("sh '{}' \"$1\"", path.display())
     };
     let mut command = Command::new("mmdebstrap");
     command.args(["--variant=minbase", "--mode=root", "--aptopt=Acquire::Languages \"none\""]);
-    for unread in ["man", "locale", "doc"] {
-        command.arg(format!("--dpkgopt=path-exclude=/usr/share/{unread}/*"));
+    for pattern in LEFT_OUT {
+        command.arg(format!("--dpkgopt=path-exclude={pattern}"));
     }
-    command.arg(format!("--include={PACKAGES}"));
+    command.arg(format!("--include={PACKAGES},{kernel}"));
     command.arg(format!("--essential-hook={}", script("initramfs.sh")));
     command.arg(format!("--customize-hook={}", script("customize.sh")));
     run(command.arg(SUITE).arg(root).arg(MIRROR))?;

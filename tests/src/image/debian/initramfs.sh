@@ -8,6 +8,7 @@ cat >"$1/etc/initramfs-tools/hooks/lab" <<'END'
 #!/bin/sh
 [ "${1-}" = prereqs ] && exit 0
 . /usr/share/initramfs-tools/hook-functions
-manual_add_modules virtio_pci virtio_blk virtio_net ext4
+# Those that a kernel has not are passed over.
+manual_add_modules virtio_pci virtio_blk virtio_net nvme ahci sd_mod ext4
 END
 chmod +x "$1/etc/initramfs-tools/hooks/lab"
