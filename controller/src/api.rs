@@ -16,23 +16,26 @@ pub use peer::Peer;
 pub use problem::{Problem, code};
 
 use crate::{
+    backup,
     images::Images,
-    service::{
-        Service, to_its_end,
-        view::{DeedView, StatusView},
-    },
+    pki::Pki,
+    service::{Run, Service, to_its_end, view::DeedView},
 };
 use anyhow::{Context, bail};
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Request, State},
-    http::StatusCode,
+    body::Body,
+    extract::{ConnectInfo, DefaultBodyLimit, Request, State},
+    http::{
+        StatusCode,
+        header::{CONTENT_LENGTH, CONTENT_TYPE},
+    },
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use operations::Operations;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     fs,
     io::ErrorKind,
@@ -42,7 +45,8 @@ use std::{
     time::Duration,
 };
 use tokio::net::UnixListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{io::ReaderStream, sync::CancellationToken};
+use view::{CertificateView, ControllerView};
 
 /// Most bytes of a request: a job over 4096 nodes with long names fits.
 pub const MAX_BODY_BYTES: usize = 512 << 10;
@@ -56,11 +60,26 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long open requests get when the controller stops.
 const CLOSING: Duration = Duration::from_secs(2);
 
+/// What the interface is to.
+#[derive(Clone)]
+pub struct Parts {
+    /// Nodes and jobs.
+    pub service: Service,
+    /// The images.
+    pub images: Arc<Images>,
+    /// The certificates.
+    pub pki: Arc<Pki>,
+    /// Makes backups.
+    pub backup: Arc<backup::Source>,
+}
+
 /// What handlers need.
 #[derive(Clone)]
 struct Shared {
     service: Service,
     images: Arc<Images>,
+    pki: Arc<Pki>,
+    backup: Arc<backup::Source>,
     operations: Arc<Operations>,
     shutdown: CancellationToken,
 }
@@ -104,21 +123,16 @@ impl Api {
     ///
     /// # Errors
     /// When the socket breaks.
-    pub async fn run(
-        self,
-        service: Service,
-        images: Arc<Images>,
-        shutdown: CancellationToken,
-    ) -> anyhow::Result<()> {
-        let operations = Arc::default();
-        let stop = shutdown.clone();
-        let router = router(Shared { service, images, operations, shutdown: stop.clone() });
+    pub async fn run(self, parts: Parts, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Parts { service, images, pki, backup } = parts;
+        let (operations, stop) = (Arc::default(), shutdown.clone());
+        let router = router(Shared { service, images, pki, backup, operations, shutdown });
         let app = router.into_make_service_with_connect_info::<Peer>();
-        let serve = axum::serve(self.listener, app)
-            .with_graceful_shutdown(async move { stop.cancelled().await });
+        let serve =
+            axum::serve(self.listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
         tokio::select! {
             served = serve.into_future() => served.context("serving the API")?,
-            () = async { shutdown.cancelled().await; tokio::time::sleep(CLOSING).await } => {}
+            () = async { stop.cancelled().await; tokio::time::sleep(CLOSING).await } => {}
         }
         // A controller that was started meanwhile has bound a socket of its own: it says so at
         // start, so this one is ours.
@@ -131,6 +145,7 @@ fn router(shared: Shared) -> Router {
     let v1 = Router::new()
         .route("/status", get(status))
         .route("/audit", get(audit))
+        .route("/backup", get(make_backup))
         .route("/nodes", get(nodes::list))
         .route("/nodes/{name}", get(nodes::show).patch(nodes::change).delete(nodes::forget))
         .route("/nodes/{name}/approve", post(nodes::approve))
@@ -163,6 +178,20 @@ fn router(shared: Shared) -> Router {
         .with_state(shared)
 }
 
+/// What every request that destroys something may say.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mode {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+impl Mode {
+    fn run(&self) -> Run {
+        if self.dry_run { Run::Dry } else { Run::Real }
+    }
+}
+
 /// A client that goes away, or is told that it takes too long, stops nothing half-way.
 async fn carry_through(request: Request, next: Next) -> Response {
     match tokio::time::timeout(REQUEST_TIMEOUT, to_its_end(next.run(request))).await {
@@ -176,12 +205,30 @@ async fn carry_through(request: Request, next: Next) -> Response {
     }
 }
 
-async fn status(State(shared): State<Shared>) -> Json<StatusView> {
-    Json(shared.service.status().await)
+async fn status(State(shared): State<Shared>) -> Json<ControllerView> {
+    let now_unix = jiff::Timestamp::now().as_second();
+    let certificates = CertificateView::all(&shared.pki, now_unix);
+    Json(ControllerView { fleet: shared.service.status().await, certificates })
 }
 
 async fn audit(State(shared): State<Shared>) -> Result<Json<Vec<DeedView>>, Problem> {
     Ok(Json(shared.service.deeds().await?))
+}
+
+/// A backup as a tar file. It holds the controller's private keys.
+async fn make_backup(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+) -> Result<Response, Problem> {
+    shared.service.note_deed(&peer.to_string(), "back up".to_owned()).await?;
+    let now_unix = jiff::Timestamp::now().as_second();
+    let file = shared.backup.make(now_unix).await.map_err(|error| Problem::internal(&error))?;
+    let bytes = file.metadata().context("reading the backup");
+    let bytes = bytes.map_err(|error| Problem::internal(&error))?.len();
+    let headers =
+        [(CONTENT_TYPE, "application/x-tar".to_owned()), (CONTENT_LENGTH, bytes.to_string())];
+    let body = Body::from_stream(ReaderStream::new(tokio::fs::File::from_std(file)));
+    Ok((headers, body).into_response())
 }
 
 /// Reads a JSON body; says where it is wrong.

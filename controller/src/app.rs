@@ -2,7 +2,8 @@
 //! served, and stops them in order.
 
 use crate::{
-    api::Api,
+    api::{self, Api, view::days_left},
+    backup,
     boot::Boot,
     config::Config,
     images::{self, Images},
@@ -26,6 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How often the authority is looked at whether it has to be renewed.
+const RENEWAL: Duration = Duration::from_secs(60 * 60);
 
 impl Catalog for Images {
     fn latest(&self, image: &ImageName) -> anyhow::Result<Option<Revision>> {
@@ -99,6 +103,7 @@ impl Controller {
             .mode(0o700)
             .create(dir)
             .with_context(|| format!("making state_dir {}", dir.display()))?;
+        backup::check_finished(dir)?;
         let now_unix = jiff::Timestamp::now().as_second();
         let pki = Arc::new(Pki::open_or_create(&config.pki_dir(), now_unix)?);
         let images = open_images(&config, &pki).await?;
@@ -119,7 +124,7 @@ impl Controller {
         self,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<JoinSet<anyhow::Result<()>>> {
-        let Self { config, pki, images, service, .. } = self;
+        let Self { config, pki, images, store, service } = self;
         // The socket first: it tells whether another controller is running already.
         let api = Api::bind(&config.api.socket)?;
         let network = &config.network;
@@ -138,11 +143,14 @@ impl Controller {
             endpoint,
             service.clone(),
             Arc::clone(&images),
-            config.boot.ram_image,
-            pki,
+            config.boot.ram_image.clone(),
+            Arc::clone(&pki),
             shutdown.clone(),
         ));
-        parts.spawn(api.run(service.clone(), images, shutdown.clone()));
+        parts.spawn(keep_valid(Arc::clone(&pki), shutdown.clone()));
+        let backup = Arc::new(backup::Source::new(config, store));
+        let operators = api::Parts { service: service.clone(), images, pki, backup };
+        parts.spawn(api.run(operators, shutdown.clone()));
         parts.spawn(tick(service, shutdown.clone()));
         Ok(parts)
     }
@@ -154,6 +162,29 @@ async fn open_images(config: &Config, pki: &Arc<Pki>) -> anyhow::Result<Arc<Imag
     let open = move || Images::open(&dir, Arc::new(move |root: &[u8]| pki.sign_manifest(root)));
     let images = tokio::task::spawn_blocking(open).await.context("opening the images")?;
     Ok(Arc::new(images.with_context(|| format!("opening the image store {shown}"))?))
+}
+
+/// Renews the authority when it is due, and says every hour if that fails.
+async fn keep_valid(pki: Arc<Pki>, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(RENEWAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        let (pki, now_unix) = (Arc::clone(&pki), jiff::Timestamp::now().as_second());
+        let renewal = tokio::task::spawn_blocking(move || (pki.keep_valid(now_unix), pki.ends()));
+        let (renewed, [(_, ends_unix), _]) = renewal.await.context("renewing the authority")?;
+        match renewed {
+            Ok(None) => {}
+            Ok(Some(_)) => tracing::info!("the certificate authority is renewed"),
+            Err(error) => {
+                let days_left = days_left(ends_unix, now_unix);
+                tracing::error!(days_left, "{error:#}; trying again every hour");
+            }
+        }
+    }
 }
 
 async fn tick(service: Service, shutdown: CancellationToken) -> anyhow::Result<()> {

@@ -12,9 +12,10 @@ pub use exit::Exit;
 
 use crate::config::{Config, DEFAULT_PATH, DEFAULT_SOCKET};
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use client::Client;
-use commands::{deploy, images, jobs, nodes};
+use commands::{backup, deploy, images, jobs, nodes, ports};
 use output::Printer;
 use std::path::PathBuf;
 
@@ -28,9 +29,12 @@ pub const NO_COLOR_VARIABLE: &str = "NO_COLOR";
 /// How long open work gets when the program ends.
 const CLOSING: std::time::Duration = std::time::Duration::from_secs(2);
 
+/// How the program is called.
+const PROGRAM: &str = "metalcast";
+
 /// Images bare-metal machines over the network.
 #[derive(Parser)]
-#[command(name = "metalcast", version, after_help = exit::HELP, max_term_width = 100)]
+#[command(name = PROGRAM, version, after_help = exit::HELP, max_term_width = 100)]
 pub struct Cli {
     /// The API's socket
     #[arg(long, global = true, env = SOCKET_VARIABLE, default_value = DEFAULT_SOCKET)]
@@ -59,10 +63,21 @@ enum Command {
     /// Look at the configuration file
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the ports that the configuration opens, and whether they can be had
+    Ports(ConfigArgs),
     /// The controller at a glance
     Status,
     /// What operators did
     Audit,
+    /// Write records, keys and leases into a file, while the controller runs
+    Backup(backup::Backup),
+    /// Put a backup into the place of a controller that is gone
+    Restore(backup::Restore),
+    /// Print a script with which a shell completes commands
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
     /// Nodes
     #[command(subcommand)]
     Node(nodes::Command),
@@ -131,8 +146,19 @@ async fn carry_out(cli: Cli, printer: &Printer) -> anyhow::Result<Exit> {
             printer.line(Config::load(&config)?.to_string().trim_end());
             Ok(Exit::Ok)
         }
+        Command::Ports(ConfigArgs { config }) => {
+            ports::run(&Config::load(&config)?, &client, printer).await
+        }
         Command::Status => commands::status(&client, printer).await,
         Command::Audit => commands::audit(&client, printer).await,
+        Command::Backup(command) => backup::backup(command, &client, printer).await,
+        Command::Restore(command) => backup::restore(command, printer).await,
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), PROGRAM, &mut script);
+            printer.line(String::from_utf8_lossy(&script).trim_end());
+            Ok(Exit::Ok)
+        }
         Command::Node(command) => nodes::run(command, &client, printer).await,
         Command::Image(command) => images::run(command, &client, printer).await,
         Command::Deploy(command) => deploy::deploy(command, &client, printer).await,

@@ -4,6 +4,7 @@
 //! [`Config`] is what the rest of the controller works with and cannot hold contradictions.
 
 mod file;
+pub mod ports;
 #[cfg(test)]
 mod tests;
 

@@ -29,8 +29,9 @@ mod tests;
 
 pub use agents::AGENT_QUEUE;
 pub use catalog::Catalog;
+pub use tasks::end_unfinished;
 pub use types::{
-    BootEvent, BootEventKind, EnrolRefusal, Refusal, ReportRefusal, ScriptAnswer, SessionId,
+    BootEvent, BootEventKind, EnrolRefusal, Refusal, ReportRefusal, Run, ScriptAnswer, SessionId,
 };
 
 use crate::{

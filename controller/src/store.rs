@@ -117,6 +117,17 @@ impl Store {
         Ok(Self { writer, readers })
     }
 
+    /// Writes all records, as they are at one moment, to a new file. Reading and writing go on
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// When the file exists or cannot be written.
+    pub async fn copy_to(&self, path: &Path) -> Result<(), StoreError> {
+        let name = path.to_string_lossy().into_owned();
+        sqlx::query("VACUUM INTO $1").bind(name).execute(&self.readers).await?;
+        Ok(())
+    }
+
     /// Closes the file; what was acknowledged is in it whether or not this is called.
     pub async fn close(&self) {
         self.readers.close().await;

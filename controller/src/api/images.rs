@@ -1,7 +1,7 @@
 //! Images. Everything that reads the store runs on a thread that may block.
 
 use super::{
-    Peer, Problem, Shared, body, code,
+    Mode, Peer, Problem, Shared, body, code,
     view::{ImageView, ImportRequest, OperationState, OperationView},
 };
 use crate::images::{Images, StoreError};
@@ -9,7 +9,7 @@ use anyhow::Context;
 use axum::{
     Json,
     body::Bytes,
-    extract::{ConnectInfo, Path, State},
+    extract::{ConnectInfo, Path, Query, State, rejection::QueryRejection},
     http::StatusCode,
 };
 use metalcast_shared::id::{ImageRef, Revision};
@@ -26,7 +26,12 @@ pub(super) async fn show(
     Path((project, name)): Path<(String, String)>,
 ) -> Result<Json<Vec<ImageView>>, Problem> {
     let wanted = reference(&project, &name)?;
-    let images = blocking(&shared, Images::list).await?;
+    Ok(Json(find(&shared, &wanted).await?))
+}
+
+/// The revisions that are meant; at least one.
+async fn find(shared: &Shared, wanted: &ImageRef) -> Result<Vec<ImageView>, Problem> {
+    let images = blocking(shared, Images::list).await?;
     let is_wanted = |revision: &Revision| {
         revision.image == wanted.image && wanted.number.is_none_or(|n| n == revision.number)
     };
@@ -35,22 +40,24 @@ pub(super) async fn show(
         .filter(|summary| is_wanted(&summary.revision))
         .map(ImageView::from)
         .collect();
-    if found.is_empty() { Err(no_image(&wanted)) } else { Ok(Json(found)) }
+    if found.is_empty() { Err(no_image(wanted)) } else { Ok(found) }
 }
 
 pub(super) async fn remove(
     State(shared): State<Shared>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path((project, name)): Path<(String, String)>,
-) -> Result<StatusCode, Problem> {
-    let wanted = reference(&project, &name)?;
-    let ImageRef { image, number: Some(number) } = wanted else {
+    mode: Result<Query<Mode>, QueryRejection>,
+) -> Result<Json<ImageView>, Problem> {
+    let (run, wanted) = (mode?.run(), reference(&project, &name)?);
+    let ImageRef { image, number: Some(number) } = wanted.clone() else {
         let detail = format!("name the revision to remove, such as {wanted}@1");
         return Err(Problem::new(StatusCode::BAD_REQUEST, code::INVALID, detail));
     };
     let revision = Revision { image, number };
-    shared.service.remove_image(&revision, &peer.to_string()).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let gone = find(&shared, &wanted).await?.swap_remove(0);
+    shared.service.remove_image(&revision, run, &peer.to_string()).await?;
+    Ok(Json(gone))
 }
 
 pub(super) async fn import(

@@ -1,6 +1,6 @@
 //! Deployments, boots and the jobs that they are.
 
-use super::{MAX_WAIT, Peer, Problem, Shared, body, code};
+use super::{MAX_WAIT, Mode, Peer, Problem, Shared, body, code};
 use crate::service::view::{
     BootAnswer, BootRequest, DeployAnswer, DeployRequest, JobEvent, JobSummary, JobView, LogView,
 };
@@ -62,12 +62,6 @@ pub(super) struct Detail {
     brief: bool,
 }
 
-impl From<QueryRejection> for Problem {
-    fn from(error: QueryRejection) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, code::INVALID, error.body_text())
-    }
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Window {
@@ -102,9 +96,10 @@ pub(super) async fn cancel(
     State(shared): State<Shared>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(id): Path<String>,
-) -> Result<StatusCode, Problem> {
-    shared.service.cancel(number(&id)?, &peer.to_string()).await?;
-    Ok(StatusCode::NO_CONTENT)
+    mode: Result<Query<Mode>, QueryRejection>,
+) -> Result<Json<JobView>, Problem> {
+    let run = mode?.run();
+    Ok(Json(shared.service.cancel(number(&id)?, run, &peer.to_string()).await?))
 }
 
 fn number(text: &str) -> Result<JobId, Problem> {

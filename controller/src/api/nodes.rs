@@ -1,12 +1,11 @@
 //! Nodes.
 
-use super::{Peer, Problem, Shared, body};
+use super::{Mode, Peer, Problem, Shared, body};
 use crate::service::view::{LogView, NodeChange, NodeView};
 use axum::{
     Json,
     body::Bytes,
-    extract::{ConnectInfo, Path, State},
-    http::StatusCode,
+    extract::{ConnectInfo, Path, Query, State, rejection::QueryRejection},
 };
 
 pub(super) async fn list(State(shared): State<Shared>) -> Result<Json<Vec<NodeView>>, Problem> {
@@ -42,9 +41,10 @@ pub(super) async fn forget(
     State(shared): State<Shared>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     Path(name): Path<String>,
-) -> Result<StatusCode, Problem> {
-    shared.service.forget_node(&name, &peer.to_string()).await?;
-    Ok(StatusCode::NO_CONTENT)
+    mode: Result<Query<Mode>, QueryRejection>,
+) -> Result<Json<NodeView>, Problem> {
+    let run = mode?.run();
+    Ok(Json(shared.service.forget_node(&name, run, &peer.to_string()).await?))
 }
 
 pub(super) async fn logs(

@@ -2,6 +2,7 @@
 
 use crate::service::{Refusal, view::PlanView};
 use axum::{
+    extract::rejection::QueryRejection,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -60,6 +61,12 @@ impl Problem {
         let error = format!("{error:#}");
         tracing::error!(error, "answering an operator");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, code::INTERNAL, error)
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(error: QueryRejection) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code::INVALID, error.body_text())
     }
 }
 

@@ -1,9 +1,58 @@
-//! What the API says of images and operations; the rest is [`crate::service::view`].
+//! What the API says of the controller, images and operations; the rest is
+//! [`crate::service::view`].
 
-use crate::images::{ImageState, ImageSummary};
+use crate::{
+    images::{ImageState, ImageSummary},
+    pki::Pki,
+    service::view::StatusView,
+};
 use metalcast_shared::id::{ImageName, Revision};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+
+/// From this many days before a certificate's end on there is a warning: it should have been renewed.
+pub const WARNED_DAYS: i64 = 60;
+
+/// The controller at a glance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ControllerView {
+    /// Nodes and tasks.
+    #[serde(flatten)]
+    pub fleet: StatusView,
+    /// Its certificates.
+    pub certificates: Vec<CertificateView>,
+}
+
+/// A certificate of the controller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateView {
+    /// Whose.
+    pub name: String,
+    /// When it ends, seconds since 1970-01-01 UTC.
+    pub ends_unix: i64,
+    /// Whole days until then.
+    pub days_left: i64,
+    /// What to do, if it should have been renewed by now.
+    pub warning: Option<String>,
+}
+
+impl CertificateView {
+    /// All certificates, as they stand at `now_unix`.
+    pub fn all(pki: &Pki, now_unix: i64) -> Vec<Self> {
+        let view = |(name, ends_unix): (&str, i64)| {
+            let days_left = days_left(ends_unix, now_unix);
+            let warning = (days_left < WARNED_DAYS)
+                .then(|| "it should have been renewed by now, see the controller's log".to_owned());
+            Self { name: name.to_owned(), ends_unix, days_left, warning }
+        };
+        pki.ends().map(view).into()
+    }
+}
+
+/// Whole days until a time.
+pub fn days_left(ends_unix: i64, now_unix: i64) -> i64 {
+    (ends_unix - now_unix).div_euclid(24 * 60 * 60)
+}
 
 /// A revision of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

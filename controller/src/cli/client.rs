@@ -3,18 +3,20 @@
 use crate::api::Problem;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
-    Method, Request, StatusCode,
-    body::Bytes,
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
     header::{CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    io::ErrorKind,
+    fs::File,
+    io::{ErrorKind, Write},
     path::{Path, PathBuf},
     time::Duration,
 };
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 /// Most bytes of an answer: the events of a job over thousands of nodes.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
@@ -46,6 +48,9 @@ pub(super) enum CallError {
     /// The answer is not what it should be.
     #[error("the controller's answer cannot be read; is it of another version?")]
     Unreadable { source: serde_json::Error },
+    /// What was received cannot be written.
+    #[error("the controller's answer cannot be written")]
+    Unwritable { source: std::io::Error },
     /// The controller says no.
     #[error("{}", .0.detail)]
     Refused(Box<Problem>),
@@ -56,7 +61,10 @@ impl CallError {
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Broken { .. } | Self::TooSlow => true,
-            Self::Denied { .. } | Self::Unreadable { .. } | Self::Refused(_) => false,
+            Self::Denied { .. }
+            | Self::Unreadable { .. }
+            | Self::Unwritable { .. }
+            | Self::Refused(_) => false,
         }
     }
 }
@@ -86,19 +94,46 @@ impl Client {
         read(&self.call(Method::PATCH, path, json(body)).await?)
     }
 
-    /// A request without a body whose answer says nothing more.
-    pub(super) async fn order(&self, method: Method, path: &str) -> Result<(), CallError> {
-        self.call(method, path, Bytes::new()).await.map(drop)
+    /// The answer says what was, or would be, removed.
+    pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
+        read(&self.call(Method::DELETE, path, Bytes::new()).await?)
+    }
+
+    /// Writes an answer of any length.
+    pub(super) async fn download(&self, path: &str, mut to: &File) -> Result<(), CallError> {
+        let slow = |_| CallError::TooSlow;
+        let begun = timeout(TIMEOUT, self.begin(Method::GET, path, Bytes::new()));
+        let (response, _connection) = begun.await.map_err(slow)??;
+        let status = response.status();
+        let mut body = response.into_body();
+        if !status.is_success() {
+            return Err(refused(status, &timeout(TIMEOUT, whole(body)).await.map_err(slow)??));
+        }
+        while let Some(frame) = timeout(TIMEOUT, body.frame()).await.map_err(slow)? {
+            let frame = frame.map_err(broken)?;
+            let data = frame.data_ref().map(AsRef::as_ref).unwrap_or_default();
+            to.write_all(data).map_err(|source| CallError::Unwritable { source })?;
+        }
+        Ok(())
     }
 
     async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, CallError> {
-        match tokio::time::timeout(TIMEOUT, self.exchange(method, path, body)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(CallError::TooSlow),
-        }
+        let exchange = async {
+            let (response, _connection) = self.begin(method, path, body).await?;
+            let status = response.status();
+            let bytes = whole(response.into_body()).await?;
+            if status.is_success() { Ok(bytes) } else { Err(refused(status, &bytes)) }
+        };
+        timeout(TIMEOUT, exchange).await.map_err(|_| CallError::TooSlow)?
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, CallError> {
+    /// Asks, and waits for the beginning of the answer. The connection ends when it is dropped.
+    async fn begin(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), CallError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| {
             let socket = self.socket.clone();
             match source.kind() {
@@ -106,10 +141,10 @@ impl Client {
                 _ => CallError::Unreachable { socket, source },
             }
         })?;
-        let broken = |source: hyper::Error| CallError::Broken { source: source.into() };
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let connection = tokio::spawn(connection);
+        // What goes wrong in it shows in the answer.
+        let connection = AbortOnDropHandle::new(tokio::spawn(async { drop(connection.await) }));
         let request = Request::builder()
             .method(method)
             .uri(format!("/api/v1{path}"))
@@ -118,15 +153,17 @@ impl Client {
             .body(Full::new(body))
             .expect("paths are escaped");
         let response = sender.send_request(request).await.map_err(broken)?;
-        let status = response.status();
-        let bytes = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
-            .collect()
-            .await
-            .map_err(|source| CallError::Broken { source })?
-            .to_bytes();
-        connection.abort();
-        if status.is_success() { Ok(bytes) } else { Err(refused(status, &bytes)) }
+        Ok((response, connection))
     }
+}
+
+fn broken(source: hyper::Error) -> CallError {
+    CallError::Broken { source: source.into() }
+}
+
+async fn whole(body: Incoming) -> Result<Bytes, CallError> {
+    let collected = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
+    Ok(collected.map_err(|source| CallError::Broken { source })?.to_bytes())
 }
 
 fn refused(status: StatusCode, bytes: &[u8]) -> CallError {

@@ -1,16 +1,21 @@
 //! What each command asks and prints.
 
+pub(super) mod backup;
 pub(super) mod deploy;
 pub(super) mod images;
 pub(super) mod jobs;
 pub(super) mod nodes;
+pub(super) mod ports;
 
 use super::{
     client::{CallError, Client},
     exit::Exit,
-    output::{Printer, date, table},
+    output::{Printer, Tone, date, day, table},
 };
-use crate::service::view::{DeedView, StatusView};
+use crate::{
+    api::view::{CertificateView, ControllerView},
+    service::view::DeedView,
+};
 use serde::Serialize;
 
 /// Does the same to each of several things. Those that fail are told, and the others done.
@@ -47,19 +52,30 @@ pub(super) async fn audit(client: &Client, printer: &Printer) -> anyhow::Result<
 }
 
 pub(super) async fn status(client: &Client, printer: &Printer) -> anyhow::Result<Exit> {
-    let status: StatusView = client.get("/status").await?;
-    printer.result(&status, |status| {
-        let rows = [
-            ("version", status.version.clone()),
-            ("started", format!("{} UTC", date(status.started_unix_ms))),
-            ("nodes", status.nodes.to_string()),
-            ("  awaiting approval", status.nodes_awaiting_approval.to_string()),
-            ("  connected", status.nodes_online.to_string()),
-            ("unfinished tasks", status.active_tasks.to_string()),
+    let status: ControllerView = client.get("/status").await?;
+    printer.result(&status, |ControllerView { fleet, certificates }| {
+        let mut rows = vec![
+            ("version".to_owned(), fleet.version.clone()),
+            ("started".to_owned(), format!("{} UTC", date(fleet.started_unix_ms))),
+            ("nodes".to_owned(), fleet.nodes.to_string()),
+            ("  awaiting approval".to_owned(), fleet.nodes_awaiting_approval.to_string()),
+            ("  connected".to_owned(), fleet.nodes_online.to_string()),
+            ("unfinished tasks".to_owned(), fleet.active_tasks.to_string()),
         ];
+        rows.extend(certificates.iter().map(|view| certificate(view, printer)));
         let rows: Vec<Vec<String>> =
-            rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+            rows.into_iter().map(|(name, value)| vec![name, value]).collect();
         table(&["CONTROLLER", ""], &rows)
     });
     Ok(Exit::Ok)
+}
+
+fn certificate(view: &CertificateView, printer: &Printer) -> (String, String) {
+    let CertificateView { name, ends_unix, days_left, warning } = view;
+    let ends = format!("ends {}, {days_left} days left", day(*ends_unix));
+    let value = match warning {
+        None => ends,
+        Some(warning) => format!("{}: {warning}", printer.paint(&ends, Tone::Bad)),
+    };
+    (format!("certificate of the {name}"), value)
 }

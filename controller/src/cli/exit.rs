@@ -49,7 +49,8 @@ impl Exit {
             CallError::Unreachable { .. }
             | CallError::Broken { .. }
             | CallError::TooSlow
-            | CallError::Unreadable { .. } => Self::Failure,
+            | CallError::Unreadable { .. }
+            | CallError::Unwritable { .. } => Self::Failure,
             CallError::Refused(problem) => match problem.status {
                 400 => Self::Usage,
                 401 | 403 => Self::Auth,

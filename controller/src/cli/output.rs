@@ -176,6 +176,12 @@ pub(super) fn date(unix_ms: i64) -> String {
         .map_or_else(|_| unix_ms.to_string(), |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string())
 }
 
+/// A date, UTC, from seconds since 1970-01-01 UTC.
+pub(super) fn day(unix: i64) -> String {
+    jiff::Timestamp::from_second(unix)
+        .map_or_else(|_| unix.to_string(), |time| time.strftime("%Y-%m-%d").to_string())
+}
+
 /// The time now, milliseconds since 1970-01-01 UTC.
 pub(super) fn now() -> i64 {
     jiff::Timestamp::now().as_millisecond()

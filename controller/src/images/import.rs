@@ -39,8 +39,9 @@ use std::{
 /// before the first partition, 1 MiB on any disk of the last 15 years.
 const MAX_SIDE_FILE_BYTES: u64 = 64 << 20;
 
-/// Left free beside the estimated size of an import.
-const SPACE_MARGIN_BYTES: u64 = 16 << 20;
+/// Left free beside the estimated size of an import: for the database and the leases, which are on
+/// the same disk unless they were put elsewhere.
+const RESERVE_BYTES: u64 = 64 << 20;
 
 const MIB: u64 = 1 << 20;
 
@@ -95,19 +96,31 @@ fn check_side_files(directory: &Directory) -> Result<(), ImportError> {
     }
 }
 
+/// Bytes that a partition will hardly exceed in the store.
+fn estimate(image: &PartitionImage) -> u64 {
+    match image.compression {
+        // Ours is better.
+        Some(Compression::None | Compression::Gzip | Compression::Lz4 | Compression::Lzop) => {
+            image.bytes()
+        }
+        // Better compressors than ours were at work, or may have been.
+        Some(
+            Compression::Zstd
+            | Compression::Bzip2
+            | Compression::Lzma
+            | Compression::Xz
+            | Compression::Lzip
+            | Compression::Lrzip,
+        )
+        | None => image.bytes().saturating_add(image.bytes() / 4),
+    }
+}
+
 /// An estimate, in bytes, that spares most hopeless imports; a disk that fills up later is an error then.
 fn check_space(root: &Path, directory: &Directory) -> Result<u64, ImportError> {
-    let data: u64 = directory
-        .partitions
-        .iter()
-        .map(|image| match image.compression {
-            Some(Compression::None) => image.bytes(),
-            // Better compressors than ours may have been at work.
-            _ => image.bytes().saturating_add(image.bytes() / 4),
-        })
-        .sum();
+    let data: u64 = directory.partitions.iter().map(estimate).sum();
     let side: u64 = directory.side_files.iter().map(|file| file.bytes).sum();
-    let needed = data.saturating_add(side).saturating_add(SPACE_MARGIN_BYTES);
+    let needed = data.saturating_add(side).saturating_add(RESERVE_BYTES);
     let stat = statvfs(root)
         .map_err(|errno| StoreError::io("asking for the free space of", root)(errno.into()))?;
     let free = stat.blocks_available().saturating_mul(stat.fragment_size());
@@ -122,9 +135,11 @@ fn check_space(root: &Path, directory: &Directory) -> Result<u64, ImportError> {
 fn copy_side_files(directory: &Directory, to: &Path) -> Result<Vec<FileSum>, ImportError> {
     let mut sums = Vec::new();
     for piece in &directory.side_files {
-        let content = read_side_file(piece)?;
+        let read = read_side_file(piece)?;
+        // Clonezilla restores what is listed: not what was left out.
+        let content = if piece.name == "parts" { directory.parts.as_bytes() } else { &read };
         let mut output = Output::create(to, &piece.name)?;
-        output.write(&content)?;
+        output.write(content)?;
         sums.push(output.finish()?);
     }
     Ok(sums)
@@ -200,11 +215,15 @@ fn provenance(directory: &Directory) -> String {
         false => directory.disks.join(" "),
         true => directory.partitions.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(" "),
     };
-    let path = directory.path.display();
-    match &directory.saved {
-        Some(saved) => format!("Clonezilla directory {path} ({what}, saved {saved})"),
-        None => format!("Clonezilla directory {path} ({what})"),
+    let mut text = format!("Clonezilla directory {} ({what}", directory.path.display());
+    if let Some(saved) = &directory.saved {
+        text.push_str(&format!(", saved {saved}"));
     }
+    text.push(')');
+    if !directory.left_out.is_empty() {
+        text.push_str(&format!("; left out: {}", directory.left_out()));
+    }
+    text
 }
 
 fn now_unix() -> i64 {

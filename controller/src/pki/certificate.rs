@@ -28,7 +28,11 @@ const MAX_REQUEST_BYTES: usize = 4 << 10;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const CA_VALIDITY: Duration = Duration::from_secs(3653 * 24 * 60 * 60);
-const SERVER_VALIDITY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How long before its end the authority is renewed.
+const CA_RENEWED_BEFORE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+
+pub(super) const SERVER_VALIDITY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const NODE_VALIDITY: Duration = DAY;
 
 /// How far clocks may be apart, for certificates that live long enough to be generous.
@@ -58,15 +62,11 @@ pub enum CertificateError {
     /// Key and certificate of the authority belong to different authorities.
     #[error("the authority's key does not fit its certificate")]
     Mismatch,
-    /// The clock stands outside the authority's validity.
-    #[error(
-        "the certificate authority is valid from {from} to {until}, the clock says {now}: set the clock"
-    )]
-    NotValidNow {
+    /// The clock stands before the authority was made.
+    #[error("the certificate authority begins at {from}, the clock says {now}: set the clock")]
+    NotYetValid {
         /// Begin of its validity.
         from: jiff::Timestamp,
-        /// End of its validity.
-        until: jiff::Timestamp,
         /// The controller's time.
         now: jiff::Timestamp,
     },
@@ -123,23 +123,23 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
     pem: String,
+    name: String,
+    from_unix: i64,
+    until_unix: i64,
 }
 
 impl Authority {
     /// Certificate and key of a new authority, PEM.
     pub fn generate(now_unix: i64) -> Result<(String, String), CertificateError> {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-        let mut params = validity(now_unix, SERVER_BACKDATE, CA_VALIDITY)?;
+        let params = validity(now_unix, SERVER_BACKDATE, CA_VALIDITY)?;
         // The id tells authorities of several controllers apart, for people and for TLS.
-        params
-            .distinguished_name
-            .push(DnType::CommonName, format!("Metalcast authority {}", Uuid::new_v4()));
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let params = authority(params, &format!("Metalcast authority {}", Uuid::new_v4()));
         Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
     }
 
-    /// The authority from its certificate and key (PEM), which must belong together and be valid.
+    /// The authority from its certificate and key (PEM), which must belong together. One that has
+    /// ended is opened too: it can be renewed.
     pub fn open(pem: &str, key: &str, now_unix: i64) -> Result<Self, CertificateError> {
         let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
             .map_err(|_| CertificateError::Pem("certificate"))?;
@@ -151,20 +151,44 @@ impl Authority {
         if parsed.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
             return Err(CertificateError::Mismatch);
         }
-        let (from, until) =
-            (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
-        if !(from..=until).contains(&now_unix) {
+        let from_unix = parsed.validity().not_before.timestamp();
+        let until_unix = parsed.validity().not_after.timestamp();
+        let name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let name = name.ok_or(CertificateError::Damaged)?.to_owned();
+        if now_unix < from_unix {
             let time = |seconds| {
                 jiff::Timestamp::from_second(seconds).map_err(|_| CertificateError::Time(seconds))
             };
-            return Err(CertificateError::NotValidNow {
-                from: time(from)?,
-                until: time(until)?,
+            return Err(CertificateError::NotYetValid {
+                from: time(from_unix)?,
                 now: time(now_unix)?,
             });
         }
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Self { issuer, certificate, pem: pem.to_owned() })
+        let pem = pem.to_owned();
+        Ok(Self { issuer, certificate, pem, name, from_unix, until_unix })
+    }
+
+    /// When it ends, seconds since 1970-01-01 UTC.
+    pub fn until_unix(&self) -> i64 {
+        self.until_unix
+    }
+
+    /// Whether it is time for a new certificate.
+    pub fn is_due(&self, now_unix: i64) -> bool {
+        now_unix.saturating_add(CA_RENEWED_BEFORE.as_secs().cast_signed()) >= self.until_unix
+    }
+
+    /// A new certificate (PEM) of the same authority: its name, its key and its beginning stay, so
+    /// that whoever trusts the old one trusts what is signed under the new one, and the other way
+    /// round. The beginning stays also because the clock that says "now" may be wrong.
+    pub fn renewed(&self, now_unix: i64) -> Result<String, CertificateError> {
+        let backdate = now_unix.saturating_sub(self.from_unix).max(0).cast_unsigned();
+        let params = validity(now_unix, Duration::from_secs(backdate), CA_VALIDITY)?;
+        let mut params = authority(params, &self.name);
+        // No two certificates of an issuer have one number (RFC 5280 section 4.1.2.2).
+        params.serial_number = Some(Uuid::new_v4().as_bytes().to_vec().into());
+        Ok(params.self_signed(self.issuer.key())?.pem())
     }
 
     /// Its certificate, PEM.
@@ -172,7 +196,7 @@ impl Authority {
         &self.pem
     }
 
-    /// See [`super::Pki::server_tls`].
+    /// The configuration of [`super::Pki::server_tls`].
     pub fn server_tls(&self, now_unix: i64) -> Result<rustls::ServerConfig, CertificateError> {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
         let mut params = validity(now_unix, SERVER_BACKDATE, SERVER_VALIDITY)?;
@@ -244,6 +268,14 @@ fn validity(
     params.not_before = epoch + Duration::from_secs(now.saturating_sub(backdate.as_secs()));
     params.not_after = epoch + Duration::from_secs(until);
     Ok(params)
+}
+
+/// Makes a certificate that of an authority.
+fn authority(mut params: CertificateParams, name: &str) -> CertificateParams {
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
 }
 
 /// Gives a certificate that is no authority its name and the uses of its key.

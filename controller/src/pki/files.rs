@@ -1,4 +1,5 @@
-//! Key files: read with a limit and a check of their mode, written once as a whole directory.
+//! Key files: read with a limit and a check of their mode, written once as a whole directory; later
+//! only single files are replaced.
 
 use anyhow::{Context, bail};
 use std::{
@@ -90,6 +91,21 @@ pub fn create_directory(dir: &Path, content: &[(&str, Secrecy, String)]) -> anyh
     fs::rename(&unfinished, dir)
         .with_context(|| format!("renaming {} to {}", unfinished.display(), dir.display()))?;
     sync_directory(parent)
+}
+
+/// Replaces a file of the directory: if power fails it is the old one or the new one.
+pub fn replace(dir: &Path, name: &str, secrecy: Secrecy, text: &str) -> anyhow::Result<()> {
+    let unfinished = dir.join(format!("{name}.new"));
+    match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("removing {}", unfinished.display()));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    write(&unfinished, secrecy, text)?;
+    fs::rename(&unfinished, dir.join(name))
+        .with_context(|| format!("renaming {}", unfinished.display()))?;
+    sync_directory(dir)
 }
 
 fn write(path: &PathBuf, secrecy: Secrecy, text: &str) -> anyhow::Result<()> {

@@ -3,9 +3,11 @@ use metalcast_shared::{
     boot::{EnrolmentToken, ReportToken},
     hash::Hash,
     id::{BootId, JobId, Mac, TaskId},
+    version,
 };
 use proptest::prelude::*;
 use ring::signature::{ED25519, UnparsedPublicKey};
+use rustls_pki_types::CertificateDer;
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
@@ -14,6 +16,7 @@ use std::{
 use uuid::Uuid;
 
 const NOW: i64 = 1_800_000_000;
+const DAY: i64 = 86_400;
 
 struct Keys {
     _temp: tempfile::TempDir,
@@ -95,12 +98,111 @@ fn an_authority_with_another_ones_key_is_refused() {
 }
 
 #[test]
-fn a_clock_outside_the_authoritys_validity_is_reported() {
+fn a_clock_before_the_authoritys_beginning_is_reported() {
     let (keys, _) = keys();
-    for now in [NOW - 2 * 86_400, NOW + 11 * 365 * 86_400, 0] {
+    for now in [NOW - 2 * DAY, 0] {
         let Err(error) = Pki::open_or_create(&keys.dir, now) else { panic!("accepted {now}") };
         assert!(format!("{error:#}").contains("set the clock"), "{error:#}");
     }
+}
+
+/// Handshake of an agent that trusts `ca_pem`, as TLS without a network.
+fn shake_hands(pki: &Pki, ca_pem: &str, identity: (&[u8], &rcgen::KeyPair), now: i64) {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = PrivatePkcs8KeyDer::from(identity.1.serialize_der()).into();
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![identity.0.to_vec().into()], key)
+        .unwrap();
+    let name = version::SERVER_NAME.try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(client), name).unwrap();
+    let server = Arc::new(pki.server_tls(now).unwrap());
+    let mut server = rustls::ServerConnection::new(server).unwrap();
+    while client.is_handshaking() || server.is_handshaking() {
+        let (mut to_server, mut to_client) = (Vec::new(), Vec::new());
+        while client.wants_write() {
+            client.write_tls(&mut to_server).unwrap();
+        }
+        let mut rest = &to_server[..];
+        while !rest.is_empty() {
+            server.read_tls(&mut rest).unwrap();
+            server.process_new_packets().unwrap();
+        }
+        while server.wants_write() {
+            server.write_tls(&mut to_client).unwrap();
+        }
+        let mut rest = &to_client[..];
+        while !rest.is_empty() {
+            client.read_tls(&mut rest).unwrap();
+            client.process_new_packets().unwrap();
+        }
+    }
+    let peer = server.peer_certificates().unwrap();
+    assert_eq!(holder_of(&peer[0]).unwrap().0, NodeId(Uuid::from_u128(1)));
+}
+
+/// The handshakes are judged by rustls, which reads the clock: so the authority was made long ago.
+#[test]
+fn a_renewed_authority_and_its_agents_go_on_with_each_other() {
+    let now = jiff::Timestamp::now().as_second();
+    for (made, case) in [(3653 - 90, "due"), (3653 - 1, "on its last day"), (4000, "ended")] {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("pki");
+        let long_ago = now - made * DAY;
+        let before = Pki::open_or_create(&dir, long_ago).unwrap();
+        assert_eq!(before.keep_valid(now - (made - 1) * DAY).unwrap(), None, "{case}: too early");
+        let [(_, old_end), _] = before.ends();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let request = rcgen::CertificateParams::default().serialize_request(&key).unwrap();
+        let request = NodeRequest::read(request.der()).unwrap();
+        let issue = |pki: &Pki| pki.issue_node(&request, NodeId(Uuid::from_u128(1)), now).unwrap();
+        let (old_ca, old) = (before.ca_pem(), issue(&before));
+
+        // What a restart does, and what the running one does.
+        let after = Pki::open_or_create(&dir, now).unwrap();
+        let new_end = now + 3653 * DAY;
+        assert_eq!(after.ends()[0], ("authority", new_end), "{case}");
+        assert_ne!(after.ca_pem(), old_ca, "{case}");
+        assert_eq!(before.keep_valid(now).unwrap(), Some(new_end), "{case}");
+        assert_eq!(before.keep_valid(now).unwrap(), None, "{case}");
+        assert!(old_end < new_end);
+        let again = Pki::open_or_create(&dir, now).unwrap();
+        assert_eq!(again.ca_pem(), before.ca_pem(), "{case}: renewed twice");
+
+        let (new_ca, new) = (after.ca_pem(), issue(&after));
+        for ca in [&old_ca, &new_ca] {
+            for certificate in [&old, &new] {
+                shake_hands(&after, ca, (certificate, &key), now);
+            }
+        }
+        assert_eq!(after.ends()[1], ("server", now + 365 * DAY));
+        // A clock that was ahead and is set right again locks nobody out.
+        Pki::open_or_create(&dir, now + 5000 * DAY).unwrap();
+        Pki::open_or_create(&dir, long_ago + DAY).unwrap();
+        let serial = |pem: &str| {
+            let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+            x509_parser::parse_x509_certificate(&der).unwrap().1.raw_serial().to_vec()
+        };
+        assert_ne!(serial(&old_ca), serial(&new_ca));
+        assert_eq!(fs::metadata(dir.join(CA_CERTIFICATE)).unwrap().mode() & 0o777, 0o644);
+    }
+}
+
+/// A directory in the place of the file that is written first.
+#[test]
+fn an_authority_that_cannot_be_renewed_serves_on_until_its_end() {
+    let (keys, pki) = keys();
+    fs::create_dir_all(keys.dir.join("ca.pem.new/in the way")).unwrap();
+    let due = NOW + 3600 * DAY;
+    assert!(format!("{:#}", pki.keep_valid(due).unwrap_err()).contains("ca.pem.new"));
+    let pki = Pki::open_or_create(&keys.dir, due).unwrap();
+    assert_eq!(pki.ends()[0].1, NOW + 3653 * DAY);
+    let Err(error) = Pki::open_or_create(&keys.dir, NOW + 3654 * DAY) else { panic!("accepted") };
+    assert!(format!("{error:#}").contains("renewing the certificate authority"), "{error:#}");
 }
 
 #[test]

@@ -15,7 +15,9 @@ use crate::{
         plan::{SlotStage, SlotUse},
         task::{Finish, Holding, TaskEvent, TaskState},
     },
-    store::{BootSeen, Change, DefaultBoot, EventRecord, LogRecord, Noted, TaskRecord, Work},
+    store::{
+        BootSeen, Change, DefaultBoot, EventRecord, LogRecord, Noted, StoreError, TaskRecord, Work,
+    },
 };
 use anyhow::{Context, bail};
 use metalcast_shared::{
@@ -30,6 +32,7 @@ use metalcast_shared::{
 };
 use std::net::IpAddr;
 use tokio::sync::mpsc;
+use tracing::field::display;
 
 /// Messages that may wait for an agent. One that does not read this many is cut off and starts over.
 pub const AGENT_QUEUE: usize = 64;
@@ -77,11 +80,13 @@ impl Service {
         let id = SessionId(core.sessions_opened);
         let session = Session { id, boot: hello.boot, to_agent };
         if let Some(old) = core.sessions.insert(node, session) {
-            tracing::info!(node = %name, session = old.id.0, "closing an older session");
+            let job = core.job_of(node).map(display);
+            tracing::info!(node = %name, job, session = old.id.0, "closing an older session");
         }
         core.last_seen.insert(node, self.now());
         let agent: String = hello.agent.chars().take(64).collect();
-        tracing::info!(node = %name, session = id.0, boot = %hello.boot, agent, "session");
+        let job = core.job_of(node).map(display);
+        tracing::info!(node = %name, job, session = id.0, boot = %hello.boot, agent, "session");
         let welcomed = self.welcome(&mut core, node, &hello).await;
         if welcomed.is_err() && core.sessions.get(&node).is_some_and(|session| session.id == id) {
             core.sessions.remove(&node);
@@ -149,7 +154,8 @@ impl Service {
                 let (job, at) = (core.job_of(node), self.now());
                 let line: String = text.chars().take(MAX_LINE).collect();
                 if level <= LogLevel::Warn {
-                    tracing::warn!(node = %core.name_of(node), job = ?job.map(|job| job.0), "agent: {line}");
+                    let job = job.map(display);
+                    tracing::warn!(node = %core.name_of(node), job, "agent: {line}");
                 }
                 core.gather_log(LogRecord { node, job, at, level, line });
                 Ok(())
@@ -160,8 +166,8 @@ impl Service {
     /// A session ended.
     pub async fn session_closed(&self, node: NodeId, session: SessionId, reason: String) {
         let mut core = self.core().await;
-        let name = core.name_of(node);
-        tracing::info!(node = %name, session = session.0, reason, "session ended");
+        let (name, job) = (core.name_of(node), core.job_of(node).map(display));
+        tracing::info!(node = %name, job, session = session.0, reason, "session ended");
         if core.sessions.get(&node).map(|session| session.id) != Some(session) {
             return;
         }
@@ -170,7 +176,7 @@ impl Service {
             let gone = self.advance(&mut core, node, &TaskEvent::AgentGone, Vec::new()).await;
             if let Err(error) = gone {
                 let error = format!("{error:#}");
-                tracing::error!(node = %name, error, "noting the end of a session");
+                tracing::error!(node = %name, job, error, "noting the end of a session");
             }
         }
         self.publish(&core);
@@ -198,12 +204,13 @@ impl Service {
     ) -> Result<(), ReportRefusal> {
         let mut core = self.core().await;
         let TaskId { job, node, generation } = token.task;
+        let failed = |error: StoreError| report_failed(token.task, &error.into());
         let active = core.tasks.get(&node).filter(|task| task.record.job == job);
         let is_active = active.is_some();
         let record = match active {
             Some(active) => active.record.clone(),
             None => {
-                let record = self.store().task(job, node).await.map_err(report_failed)?;
+                let record = self.store().task(job, node).await.map_err(failed)?;
                 record.ok_or(ReportRefusal::Unknown)?
             }
         };
@@ -217,7 +224,7 @@ impl Service {
         };
         let now = self.now();
         let mut changes = vec![Change::Event(note(&record, now, describe(&report, from)))];
-        let slots = self.store().slots(node).await.map_err(report_failed)?;
+        let slots = self.store().slots(node).await.map_err(failed)?;
         match slot_use(&record, SlotStage::Confirmed, now) {
             Some(used) => {
                 let known = slots.iter().find(|s| s.disk == used.disk && s.slot == used.slot);
@@ -242,20 +249,16 @@ impl Service {
         }
         if is_active {
             let done = self.advance(&mut core, node, &TaskEvent::Reported, changes).await;
-            return done.map_err(|error| {
-                let error = format!("{error:#}");
-                tracing::error!(error, "keeping a system's report");
-                ReportRefusal::Internal
-            });
+            return done.map_err(|error| report_failed(token.task, &error));
         }
-        tracing::info!(node = %record.node_name, job = job.0, "a system reported after its job had ended");
+        tracing::info!(node = %record.node_name, %job, "a system reported after its job had ended");
         // It was kept from its disk because nobody knew that the system there is well.
         let mut starts = core.nodes.get(&node).filter(|_| !core.tasks.contains_key(&node)).cloned();
         if let Some(record) = &mut starts {
             record.default_boot = DefaultBoot::LocalDisk;
             changes.push(Change::Node(Box::new(record.clone())));
         }
-        self.store().apply(&changes).await.map_err(report_failed)?;
+        self.store().apply(&changes).await.map_err(failed)?;
         core.nodes.extend(starts.map(|record| (node, record)));
         self.publish(&core);
         Ok(())
@@ -271,7 +274,7 @@ impl Service {
         let mut after = 0;
         loop {
             let page = self.store().events(record.job, after, MAX_EVENTS).await;
-            let page = page.map_err(report_failed)?;
+            let page = page.map_err(|error| report_failed(task_id(record), &error.into()))?;
             let Some(last) = page.last() else { return Ok(false) };
             after = last.seq;
             let of_task = page.iter().filter(|event| event.node == record.node);
@@ -335,7 +338,8 @@ impl Service {
         }
         let taken = core.unclaim(&mut record);
         let disks: Vec<String> = inventory.disks.iter().map(ToString::to_string).collect();
-        tracing::info!(node = %record.name, disks = disks.join(", "), "registered");
+        let job = core.job_of(node).map(display);
+        tracing::info!(node = %record.name, job, disks = disks.join(", "), "registered");
         record.inventory = Some(inventory);
         record.registered = Some(now);
         record.last_seen = now;
@@ -441,9 +445,9 @@ fn is_ready(core: &Core, node: NodeId) -> bool {
     core.nodes.get(&node).is_some_and(|node| node.state.is_ready())
 }
 
-fn report_failed(error: crate::store::StoreError) -> ReportRefusal {
-    let error = format!("{:#}", anyhow::Error::from(error));
-    tracing::error!(error, "keeping a system's report");
+fn report_failed(task: TaskId, error: &anyhow::Error) -> ReportRefusal {
+    let error = format!("{error:#}");
+    tracing::error!(node = %task.node, job = %task.job, error, "keeping a system's report");
     ReportRefusal::Internal
 }
 

@@ -31,7 +31,8 @@ impl Service {
         let mut core = self.core().await;
         if let Err(error) = self.conclude(&mut core, &event).await {
             let error = format!("{error:#}");
-            tracing::error!(mac = %event.mac, error, "keeping what a machine booted");
+            let node = core.node_of(event.mac).map(|node| tracing::field::display(&node.name));
+            tracing::error!(node, mac = %event.mac, error, "keeping what a machine booted");
         }
         let (what, detail) = describe(&event.kind);
         core.gather_boot(BootSeen {

@@ -147,7 +147,9 @@ impl Core {
             mpsc::error::TrySendError::Full(_) => "its queue is full: the agent does not read",
             mpsc::error::TrySendError::Closed(_) => "it is gone",
         };
-        tracing::warn!(node = %self.name_of(node), session = session.id.0, why, "closing a session");
+        let job = self.job_of(node).map(tracing::field::display);
+        let name = self.name_of(node);
+        tracing::warn!(node = %name, job, session = session.id.0, why, "closing a session");
         self.sessions.remove(&node);
     }
 

@@ -209,7 +209,7 @@ impl Service {
             JobSpec::Deploy { image, slot, .. } => format!("deploy {image} to slot {slot}"),
             JobSpec::Boot { slot } => format!("boot slot {slot}"),
         };
-        tracing::info!(job = id.0, who, %nodes, "{what}");
+        tracing::info!(job = %id, who, %nodes, "{what}");
         let mut changes = vec![
             self.audit(who, format!("job {id}: {what} of {nodes}")),
             Change::Job(JobRecord {

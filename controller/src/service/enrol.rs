@@ -43,10 +43,13 @@ impl Service {
         if !fingerprint.macs.contains(&token.mac) {
             return Err(EnrolRefusal::WrongMac { mac: token.mac });
         }
-        if let Some(used) = self.store().enrolment(token.boot).await.map_err(internal)? {
+        if let Some(used) =
+            self.store().enrolment(token.boot).await.map_err(|e| internal(&token, e))?
+        {
             return self.repeat(&mut core, &token, key, &used);
         }
-        let recognised = self.recognise(&core, &token, &fingerprint).await.map_err(internal)?;
+        let failed = |error| internal(&token, error);
+        let recognised = self.recognise(&core, &token, &fingerprint).await.map_err(failed)?;
         let record = match recognised {
             Recognised::Nobody => self.new_node(&core, &token, key, fingerprint)?,
             Recognised::Known(id) => {
@@ -61,7 +64,7 @@ impl Service {
                 self.doubt(&mut core, id, &reason, fingerprint)?
             }
         };
-        self.enrolled(&mut core, &token, key, record).await.map_err(internal)
+        self.enrolled(&mut core, &token, key, record).await.map_err(failed)
     }
 
     fn repeat(
@@ -256,9 +259,9 @@ enum Recognised {
     Doubtful { id: NodeId, reason: String },
 }
 
-fn internal(error: StoreError) -> EnrolRefusal {
+fn internal(token: &EnrolmentToken, error: StoreError) -> EnrolRefusal {
     let error = format!("{:#}", anyhow::Error::from(error));
-    tracing::error!(error, "keeping an enrolment");
+    tracing::error!(mac = %token.mac, boot = %token.boot, error, "keeping an enrolment");
     EnrolRefusal::Internal
 }
 

@@ -1,11 +1,11 @@
 //! What operators do with nodes and jobs, apart from deploying.
 
 use super::{
-    Refusal, Service,
+    Refusal, Run, Service,
     core::Core,
     enrol::standing,
     is_host_name, tasks,
-    view::{DeedView, NodeChange, NodeView, StatusView},
+    view::{DeedView, JobView, NodeChange, NodeView, StatusView},
 };
 use crate::{
     jobs::{
@@ -114,21 +114,26 @@ impl Service {
         let layout = record.layout.as_deref().unwrap_or("default");
         let audit = self.audit(who, format!("set {name}: name {}, layout {layout}", record.name));
         self.store().apply(&[Change::Node(Box::new(record.clone())), audit]).await?;
+        tracing::info!(node = %record.name, before = name, layout, who, "changed");
         core.nodes.insert(record.id, record.clone());
         self.publish(&core);
         self.node_view(&core, &record).await
     }
 
-    /// Forgets a node. If it netboots again it is new.
+    /// Forgets a node, and says what it was. If it netboots again it is new.
     ///
     /// # Errors
     /// When there is no such node, or it is busy.
-    pub async fn forget_node(&self, name: &str, who: &str) -> Result<(), Refusal> {
+    pub async fn forget_node(&self, name: &str, run: Run, who: &str) -> Result<NodeView, Refusal> {
         let mut core = self.core().await;
         let record = find(&core, name)?;
         let (id, name) = (record.id, record.name.clone());
         if let Some(job) = core.job_of(id) {
             return Err(busy(&name, job));
+        }
+        let view = self.node_view(&core, record).await?;
+        if run == Run::Dry {
+            return Ok(view);
         }
         let audit = self.audit(who, format!("remove {name} ({id})"));
         self.store().apply(&[Change::ForgetNode(id), audit]).await?;
@@ -137,23 +142,24 @@ impl Service {
         core.sessions.remove(&id);
         core.last_seen.remove(&id);
         self.publish(&core);
-        Ok(())
+        Ok(view)
     }
 
-    /// Stops what is not finished of a job.
+    /// Stops what is not finished of a job, and says how the job stood before.
     ///
     /// # Errors
     /// When there is no such job, or it has ended.
-    pub async fn cancel(&self, job: JobId, who: &str) -> Result<(), Refusal> {
+    pub async fn cancel(&self, job: JobId, run: Run, who: &str) -> Result<JobView, Refusal> {
+        let view = self.job_state(job).await?;
         let mut core = self.core().await;
-        if self.store().job(job).await?.is_none() {
-            return Err(no_job(job));
-        }
         let of_job = |(_, task): &(&NodeId, &super::core::ActiveTask)| task.record.job == job;
         let nodes: Vec<NodeId> = core.tasks.iter().filter(of_job).map(|(node, _)| *node).collect();
         if nodes.is_empty() {
             let message = format!("job {job} has ended already");
             return Err(Refusal::Conflict { code: "job-ended", message });
+        }
+        if run == Run::Dry {
+            return Ok(view);
         }
         self.store().apply(&[self.audit(who, format!("cancel job {job}"))]).await?;
         let event = TaskEvent::CancelAsked { reason: format!("cancelled by {who}") };
@@ -161,7 +167,8 @@ impl Service {
         for node in nodes {
             outcome = outcome.and(self.advance(&mut core, node, &event, Vec::new()).await);
         }
-        Ok(outcome?)
+        outcome?;
+        Ok(view)
     }
 
     /// The controller at a glance.
@@ -203,7 +210,12 @@ impl Service {
     ///
     /// # Errors
     /// When there is no such revision, or an unfinished job needs it.
-    pub async fn remove_image(&self, revision: &Revision, who: &str) -> Result<(), Refusal> {
+    pub async fn remove_image(
+        &self,
+        revision: &Revision,
+        run: Run,
+        who: &str,
+    ) -> Result<(), Refusal> {
         let mut core = self.core().await;
         let needs = |work: &Work| match work {
             Work::Deploy { image, .. } => image == revision,
@@ -213,6 +225,9 @@ impl Service {
             let job = task.record.job;
             let message = format!("{revision} is needed by job {job}; wait for it or cancel it");
             return Err(Refusal::Conflict { code: "image-in-use", message });
+        }
+        if run == Run::Dry {
+            return Ok(());
         }
         self.note_deed(who, format!("remove image {revision}")).await?;
         core.forget_manifest(revision);

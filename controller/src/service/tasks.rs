@@ -6,7 +6,9 @@ use super::{
 };
 use crate::{
     jobs::task::{self, Deadline, Heard, TaskEffect, TaskEvent, TaskState},
-    store::{BootSeen, Change, DefaultBoot, EventRecord, Noted, TaskRecord, Work},
+    store::{
+        AuditRecord, BootSeen, Change, DefaultBoot, EventRecord, Noted, Store, TaskRecord, Work,
+    },
 };
 use anyhow::Context;
 use metalcast_shared::{
@@ -91,7 +93,7 @@ impl Service {
         let (name, job) = (&active.record.node_name, active.record.job);
         match state {
             TaskState::Failed { cause } => {
-                tracing::error!(node = %name, job = job.0, cause, "task failed");
+                tracing::error!(node = %name, %job, cause, "task failed");
             }
             TaskState::Waiting { .. }
             | TaskState::HandedOut { .. }
@@ -102,7 +104,7 @@ impl Service {
             | TaskState::AwaitingReport { .. }
             | TaskState::Done { .. }
             | TaskState::Cancelled { .. } => {
-                tracing::info!(node = %name, job = job.0, state = state.name(), "task");
+                tracing::info!(node = %name, %job, state = state.name(), "task");
             }
         }
     }
@@ -143,7 +145,7 @@ impl Service {
             Err(error) => {
                 // The deadline of the hand-out ends the task if this goes on.
                 let error = format!("{error:#}");
-                tracing::error!(node = %core.name_of(node), job = id.job.0, error, "handing out a task");
+                tracing::error!(node = %core.name_of(node), job = %id.job, error, "handing out a task");
                 let line = format!("the task of job {} cannot be handed out: {error}", id.job);
                 self.alarm(core, node, &line);
             }
@@ -291,6 +293,32 @@ impl Service {
         }
         Ok(())
     }
+}
+
+/// Ends every task that has not ended, in the records of a controller that does not run: after a
+/// restore nobody knows what became of the work, and it must not be done again unasked. What the
+/// nodes boot by default stays. The number of tasks.
+///
+/// # Errors
+/// When the store refuses.
+pub async fn end_unfinished(
+    store: &Store,
+    why: &str,
+    who: &str,
+    now_ms: i64,
+) -> anyhow::Result<usize> {
+    let tasks = store.active_tasks().await.context("reading the tasks")?;
+    let audit = AuditRecord { at: now_ms, who: who.to_owned(), what: why.to_owned() };
+    let mut changes = vec![Change::Audit(audit)];
+    for old in &tasks {
+        let cause = format!("what became of it is not known since {who} did this: {why}");
+        let (life, _) = task::step(&old.life, &TaskEvent::Expired { cause }, now_ms);
+        changes.push(Change::Event(state_event(old, &life, now_ms)));
+        let record = TaskRecord { life, changed: now_ms, ..old.clone() };
+        changes.push(Change::Task(Box::new(record)));
+    }
+    store.apply(&changes).await.context("ending the tasks")?;
+    Ok(tasks.len())
 }
 
 /// When the task of a node ends by itself.

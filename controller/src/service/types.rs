@@ -107,6 +107,15 @@ pub enum ReportRefusal {
     Internal,
 }
 
+/// Whether a request that destroys something is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Run {
+    /// It is only checked whether it could be.
+    Dry,
+    /// It is.
+    Real,
+}
+
 /// Why an operator's request is not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {

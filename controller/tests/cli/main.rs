@@ -2,6 +2,10 @@
 //! codes. Nodes are written into the database before the controller starts; no machine is needed.
 
 #[cfg(test)]
+mod agent;
+#[cfg(test)]
+mod backup;
+#[cfg(test)]
 mod rig;
 
 use rig::{Controller, Site};
@@ -27,6 +31,38 @@ fn help_and_usage() {
     site.cli(&["nonsense"]).exits(2);
 }
 
+/// The shells that are here load what is printed, and bash completes with it.
+#[test]
+fn shells_complete_commands() {
+    let site = Site::new();
+    for shell in ["bash", "zsh", "fish"] {
+        site.cli(&["completion", shell]).exits(0).prints("metalcast");
+    }
+    let script = site.path("completion");
+    std::fs::write(&script, &site.cli(&["completion", "bash"]).stdout).unwrap();
+    for (words, expected) in [
+        (&["metalcast", "no"][..], "node"),
+        (&["metalcast", "node", "ren"], "rename"),
+        (&["metalcast", "completion", "z"], "zsh"),
+        (&["metalcast", "image", "rm", "--dry"], "--dry-run"),
+    ] {
+        let line: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+        let command = format!(
+            "set -eu; . {}; complete -p metalcast >&2
+             COMP_WORDS=({}) COMP_CWORD={} COMPREPLY=()
+             function=$(complete -p metalcast | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+             \"$function\" metalcast {} {}; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            script.display(),
+            line.join(" "),
+            words.len() - 1,
+            line[line.len() - 1],
+            line[line.len() - 2],
+        );
+        let outcome = rig::Outcome::run(Command::new("bash").args(["-c", &command]));
+        assert_eq!(outcome.exits(0).says("-F _metalcast").stdout, format!("{expected}\n"));
+    }
+}
+
 #[test]
 fn the_configuration_can_be_checked_and_shown() {
     let site = Site::new();
@@ -49,9 +85,16 @@ fn without_a_controller_it_says_what_to_do() {
 fn what_does_not_exist_has_its_own_exit_code() {
     let site = Site::new();
     let controller = Controller::start(&site);
-    site.cli(&["status"]).exits(0).prints("CONTROLLER");
+    let status = site.cli(&["status"]);
+    status
+        .exits(0)
+        .prints("CONTROLLER")
+        .prints("certificate of the authority")
+        .prints(" days left");
     let status = site.json(&["status"]);
     assert_eq!(status["nodes"], 0);
+    let left = |at: usize| status["certificates"][at]["days_left"].as_i64().unwrap();
+    assert!((3652..=3653).contains(&left(0)) && (364..=365).contains(&left(1)), "{status}");
     assert_eq!(site.json(&["node", "list"]), serde_json::json!([]));
     for arguments in [
         &["node", "show", "node9"][..],
@@ -70,7 +113,8 @@ fn what_does_not_exist_has_its_own_exit_code() {
         site.cli(arguments).exits(3);
     }
     site.cli(&["image", "import", "/nonexistent", "lab/debian"]).exits(1).says("/nonexistent");
-    site.cli(&["node", "set", "node9"]).exits(2).says("--name");
+    site.cli(&["node", "set", "node9"]).exits(2).says("--layout");
+    site.cli(&["node", "rename", "node9", "node8"]).exits(3);
     controller.stop();
 }
 
@@ -118,7 +162,8 @@ fn an_image_goes_in_and_is_planned_onto_disks() {
     site.add_node("node3", "new", false);
     let source = site.clonezilla_image();
     let controller = Controller::start(&site);
-    site.cli(&["image", "import", &source, "lab/tiny"]).exits(0).prints("lab/tiny@1");
+    let import = site.cli(&["image", "import", &source, "lab/tiny"]);
+    import.exits(0).prints("lab/tiny@1").says("from Clonezilla directory").says("(sda)");
     site.cli(&["image", "list"]).exits(0).prints("lab/tiny@1  ready").prints("sda1 ext4");
     assert_eq!(site.json(&["image", "show", "lab/tiny"])[0]["partitions"][0]["name"], "sda1");
 
@@ -145,11 +190,49 @@ fn an_image_goes_in_and_is_planned_onto_disks() {
     let node = site.json(&["node", "show", "node2"]);
     assert_eq!((&node["next_boot"], &node["job"]), (&"ram-image".into(), &1.into()));
 
-    site.cli(&["job", "cancel", "1"]).exits(0);
+    let dry = |arguments: &[&str]| site.cli(&[arguments, &["--dry-run"]].concat());
+    dry(&["image", "rm", "lab/tiny@1"]).exits(5).says("job 1");
+    dry(&["node", "rm", "node2"]).exits(5).says("busy with job 1");
+    dry(&["job", "cancel", "1"]).exits(0).says("lab/tiny@1 to slot 5, would be stopped on node2");
+    assert_eq!(site.json(&["job", "show", "1"])["state"], "running");
+    site.cli(&["job", "cancel", "1"]).exits(0).says("is being stopped on node2");
+    dry(&["job", "cancel", "1"]).exits(5).says("ended already");
     site.cli(&["job", "cancel", "1"]).exits(5).says("ended already");
     site.cli(&["job", "watch", "1"]).exits(1).prints("cancelled by uid 0");
-    site.cli(&["image", "rm", "lab/tiny@1"]).exits(0);
+    dry(&["image", "rm", "lab/tiny@1"]).exits(0).says("B) would be removed");
+    dry(&["image", "rm", "lab/tiny@2"]).exits(3);
+    dry(&["node", "rm", "node2"]).exits(0).says("02:00:00:00:00:32; no slots) would be forgotten");
+    assert_eq!(site.json(&["node", "show", "node2"])["name"], "node2");
+    let forgotten = site.json(&["node", "rm", "--dry-run", "node2"]);
+    assert_eq!(forgotten[0]["forgotten"], false);
+    site.cli(&["image", "rm", "lab/tiny@1"]).exits(0).says("is removed");
     site.cli(&["image", "show", "lab/tiny"]).exits(3);
+    controller.stop();
+}
+
+#[test]
+fn a_node_is_renamed() {
+    let site = Site::new();
+    site.add_node("node1", "ready", false);
+    site.add_node("node2", "ready", false);
+    site.add_slot("node1");
+    let controller = Controller::start(&site);
+    let rename = |old: &str, new: &str| site.cli(&["node", "rename", old, new]);
+    rename("node1", "node2").exits(5).says("another node is called node2");
+    rename("node1", "Node One").exits(2).says("a-z");
+    site.cli(&["boot", "node1", "--slot", "5"]).exits(0);
+    rename("node1", "web-1").exits(0).says("node1 is called web-1 now");
+    site.cli(&["node", "show", "node1"]).exits(3);
+    assert_eq!(site.json(&["node", "show", "web-1"])["job"], 1);
+    site.cli(&["job", "cancel", "1"]).exits(0);
+    site.cli(&["node", "rm", "--dry-run", "web-1"]).exits(0).says("slot 5 with lab/old@1");
+    site.cli(&["audit"]).exits(0).prints("name web-1");
+    let log = controller.log();
+    for part in
+        ["job=1 who=\"uid 0\" nodes=node1", "node=web-1 before=\"node1\"", "node=node1 job=1"]
+    {
+        assert!(log.contains(part), "{part} is not in\n{log}");
+    }
     controller.stop();
 }
 
@@ -201,6 +284,35 @@ fn a_second_controller_on_the_same_socket_is_refused() {
     site.cli(&["status"]).exits(0);
     controller.stop();
     assert!(!site.socket().exists(), "the socket is removed");
+}
+
+#[test]
+fn ports_are_listed_with_whether_they_can_be_had() {
+    let site = Site::new();
+    let (config, port) = (site.config_path(), site.http_port());
+    let ports =
+        |arguments: &[&str]| site.cli(&[arguments, &["ports", "--config", &config]].concat());
+    ports(&[]).exits(0).prints(&format!("{port}/tcp  127.0.0.1  HTTP")).prints("free");
+    let taken = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
+    ports(&[]).exits(5).prints(&format!("taken: `ss -tlpn sport = :{port}`"));
+    drop(taken);
+    let controller = Controller::start(&site);
+    let listed = ports(&["-o", "json"]).exits(0).stdout.clone();
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed.as_array().unwrap().len(), 3, "{listed}");
+    assert_eq!(listed[1]["state"], "in use, and a controller runs", "{listed}");
+    controller.stop();
+
+    let text = std::fs::read_to_string(&config).unwrap();
+    let proxy = text.replace("mode = \"off\"", "mode = \"proxy\"");
+    std::fs::write(&config, proxy.replace("127.0.0.1", "127.0.0.77")).unwrap();
+    ports(&[]).exits(0).prints("67/udp").prints("4011/udp").prints("lo");
+    std::fs::write(&config, text.replace("127.0.0.1", "192.0.2.1")).unwrap();
+    ports(&[]).exits(5).prints("no interface has 192.0.2.1");
+    std::fs::write(&config, text.replace(&port.to_string(), "80")).unwrap();
+    let mut command = Command::new(site.public_copy_of_the_program());
+    command.args(["ports", "--config", &config]).uid(65534).gid(65534);
+    rig::Outcome::run(&mut command).exits(5).prints("CAP_NET_BIND_SERVICE");
 }
 
 #[test]

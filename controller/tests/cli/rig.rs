@@ -87,6 +87,21 @@ impl Site {
         self.dir.path().join("api.sock")
     }
 
+    /// A path in the site's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Has the configuration name another state_dir in the site's directory.
+    pub fn move_state(&self, name: &str) {
+        let text = fs::read_to_string(self.config_path()).unwrap();
+        let line = |line: &str| match line.starts_with("state_dir = ") {
+            true => format!("state_dir = {:?}\n", self.path(name)),
+            false => format!("{line}\n"),
+        };
+        fs::write(self.config_path(), text.lines().map(line).collect::<String>()).unwrap();
+    }
+
     pub fn http_port(&self) -> u16 {
         self.http_port
     }
@@ -279,6 +294,11 @@ impl Controller {
             std::thread::sleep(Duration::from_millis(50));
         }
         controller
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        read(&self.log)
     }
 
     /// Asks it to stop, and checks that it does, in order.

@@ -118,8 +118,8 @@ fn a_disk_that_fills_up_is_named_with_what_is_needed_and_nothing_is_left() {
 fn import_where_disks_fill_up(source: &Path, mounts: &Path) {
     sh(
         mounts,
-        "mkdir tmpfs ext4; mount -t tmpfs -o size=96M none tmpfs
-         truncate -s 96M disk; mke2fs -q -t ext4 -m 0 disk; mount -o loop disk ext4; rmdir ext4/*
+        "mkdir tmpfs ext4; mount -t tmpfs -o size=160M none tmpfs
+         truncate -s 160M disk; mke2fs -q -t ext4 -m 0 disk; mount -o loop disk ext4; rmdir ext4/*
          rm disk",
     );
     let disk = Disk { source, dir: mounts.join("tmpfs") };

@@ -116,6 +116,8 @@ fn every_form_of_source_becomes_a_revision_that_partclone_restores() {
         ("-a0", "gzip -1c", "gz", ""),
         ("-a1 -k1", "zstd -T0 -qc", "zst", "-a 3 -b 3MB"),
         ("-a1 -k16 -K", "cat", "uncomp", "-b 4MB"),
+        ("-a1", "xz -0 -T2 --block-size=4MiB", "xz", "-b 4MB"),
+        ("-a1", "lz4 -q", "lz4", "-b 4MB"),
     ]
     .into_iter()
     .enumerate()
@@ -147,7 +149,7 @@ fn every_form_of_source_becomes_a_revision_that_partclone_restores() {
         assert_eq!(mode & 0o077, 0, "an image is readable by others");
     }
     let listed = store.images.list().unwrap();
-    assert_eq!(listed.len(), 4);
+    assert_eq!(listed.len(), 6);
     for summary in listed {
         let ImageState::Ready { partitions, provenance, .. } = summary.state else {
             panic!("{summary:?}");
@@ -162,6 +164,19 @@ fn every_form_of_source_becomes_a_revision_that_partclone_restores() {
     let again = store.import(&store.path(&revision(4))).unwrap();
     let of = |revision: &Revision| store.images.manifest(revision).unwrap().0.partitions;
     assert_eq!(of(&again), of(&revision(4)));
+}
+
+#[test]
+fn what_goes_into_no_slot_is_left_out_of_the_revision() {
+    let (store, source) = (Store::new(), Source::new("-a0", "zstd -qc", "zst", ""));
+    source.change("rm *SUMS; truncate -s 70M sda1.dd-ptcl-img.zst; echo sda1 sda5 > parts");
+    let revision = store.import(&source.image()).unwrap();
+    let stored = store.path(&revision);
+    assert_eq!(sh(&stored, "cat parts; ls *-img.*"), "sda5\nsda5.ext4-ptcl-img.zst\n");
+    sh(&stored, "b2sum --quiet -c B2SUMS");
+    let (manifest, _) = store.images.manifest(&revision).unwrap();
+    let left_out = "; left out: sda1 (a raw (dd) image), sda4 (extended)";
+    assert!(manifest.provenance.ends_with(left_out), "{}", manifest.provenance);
 }
 
 #[test]
@@ -206,7 +221,7 @@ fn damaged_sources_are_refused_and_leave_nothing() {
         ("truncate -s 65M notes", &["notes has 68157440 bytes, more than the 67108864"]),
         (
             "rm *SUMS *.gz.*; truncate -s 8T sda5.ext4-ptcl-img.uncomp",
-            &["the import needs about 8388624 MiB", "MiB are free"],
+            &["the import needs about 8388672 MiB", "MiB are free"],
         ),
         ("rm parts", &["missing: ", "parts (the list of saved partitions)"]),
     ] {

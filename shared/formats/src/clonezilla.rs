@@ -19,7 +19,7 @@ use crate::stream::{Compression, Piece};
 use name::{DataName, Kind};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 use sums::Sums;
@@ -41,6 +41,10 @@ pub struct Directory {
     pub tables: Vec<SavedTable>,
     /// Partitions with data, in the order of `parts`.
     pub partitions: Vec<PartitionImage>,
+    /// Content of the file `parts` with these partitions only.
+    pub parts: String,
+    /// What the disks have besides, and is not imported.
+    pub left_out: Vec<LeftOut>,
     /// Every other file, such as `parts` and `sda-mbr`: small, and copied as it is.
     pub side_files: Vec<Piece>,
     /// When it was saved, as Clonezilla writes it (`2024-0501-1230`).
@@ -58,6 +62,21 @@ pub struct PartitionImage {
     pub compression: Option<Compression>,
     /// Its files, in order.
     pub pieces: Vec<Piece>,
+}
+
+/// A partition that is left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its name.
+    pub partition: String,
+    /// What it is, such as `swap`.
+    pub what: String,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.partition, self.what)
+    }
 }
 
 /// Why a directory is not an image that can be restored.
@@ -87,6 +106,14 @@ pub enum DirectoryError {
         /// The kind.
         what: String,
     },
+    /// There are partitions, but none that goes into a slot.
+    #[error("{path} has nothing that can be imported, only {}", list(.left_out))]
+    Nothing {
+        /// The directory.
+        path: PathBuf,
+        /// What is there.
+        left_out: Vec<LeftOut>,
+    },
     /// Files that a restore needs are not there.
     #[error("{path} is not a complete Clonezilla image; missing: {}", .missing.join("; "))]
     Missing {
@@ -95,6 +122,10 @@ pub enum DirectoryError {
         /// What is missing, in words.
         missing: Vec<String>,
     },
+}
+
+fn list(left_out: &[LeftOut]) -> String {
+    left_out.iter().map(LeftOut::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl DirectoryError {
@@ -115,6 +146,11 @@ impl PartitionImage {
 }
 
 impl Directory {
+    /// What is left out, as text; empty if nothing is.
+    pub fn left_out(&self) -> String {
+        list(&self.left_out)
+    }
+
     /// Reads the directory at `path` and checks that nothing is missing from it.
     pub fn open(path: &Path) -> Result<Self, DirectoryError> {
         let files = Files::list(path)?;
@@ -134,11 +170,20 @@ impl Directory {
         for disk in &disks {
             tables.extend(SavedTable::read(&files, disk, &mut missing)?);
         }
-        let (images, mut used) = group_images(&files, &sums, &mut missing)?;
-        let partitions = in_order(&parts, images, &mut missing)?;
+        let Groups { images, mut used, raw } = group_images(&files, &sums, &mut missing)?;
+        let mut left_out = Vec::new();
+        let partitions = in_order(&parts, images, raw, &mut left_out, &mut missing)?;
         if !missing.is_empty() {
             return Err(DirectoryError::Missing { path: files.root, missing });
         }
+        left_out.extend(tables.iter().flat_map(|table| table.without_data.iter().cloned()));
+        if partitions.is_empty() {
+            return Err(DirectoryError::Nothing { path: files.root, left_out });
+        }
+        let is_in = |name: &String| partitions.iter().any(|image| image.name == *name);
+        let listed = files.text("parts")?.unwrap_or_default();
+        let listed = listed.split_whitespace().zip(&parts).filter(|(_, name)| is_in(name));
+        let parts = listed.map(|(word, _)| word).collect::<Vec<_>>().join(" ") + "\n";
         used.extend(sums::FILES.map(str::to_owned));
         let side_files = files
             .entries
@@ -147,7 +192,8 @@ impl Directory {
             .map(|name| files.piece(name, &sums))
             .collect();
         let saved = files.text("clonezilla-img").ok().flatten().and_then(|log| saved_at(&log));
-        Ok(Self { path: files.root, disks, tables, partitions, side_files, saved })
+        let path = files.root;
+        Ok(Self { path, disks, tables, partitions, parts, left_out, side_files, saved })
     }
 }
 
@@ -261,23 +307,36 @@ fn refuse_unsupported(files: &Files) -> Result<(), DirectoryError> {
 
 type Images = BTreeMap<String, PartitionImage>;
 
-/// All partition images in the directory, and the names of their files.
+/// What the files with data are.
+struct Groups {
+    images: Images,
+    /// Names of all files with data.
+    used: BTreeSet<String>,
+    /// Partitions whose data are of a form that goes into no slot, and the form.
+    raw: BTreeMap<String, &'static str>,
+}
+
+/// All data of partitions in the directory.
 fn group_images(
     files: &Files,
     sums: &Sums,
     missing: &mut Vec<String>,
-) -> Result<(Images, BTreeSet<String>), DirectoryError> {
+) -> Result<Groups, DirectoryError> {
     let mut groups: BTreeMap<DataName, BTreeMap<String, String>> = BTreeMap::new();
+    let (mut images, mut used, mut raw) = (Images::new(), BTreeSet::new(), BTreeMap::new());
     for file in files.entries.keys() {
         match name::classify(file) {
             Kind::Data(data, piece) => {
                 groups.entry(data).or_default().insert(piece, file.clone());
             }
+            Kind::Raw { partition, what } => {
+                raw.insert(partition, what);
+                used.insert(file.clone());
+            }
             Kind::Unsupported(what) => return Err(DirectoryError::unsupported(file, what)),
             Kind::Other => {}
         }
     }
-    let (mut images, mut used) = (Images::new(), BTreeSet::new());
     for (data, pieces) in groups {
         missing.extend(name::missing_pieces(&data, &pieces)?);
         used.extend(pieces.values().cloned());
@@ -292,20 +351,27 @@ fn group_images(
             return Err(DirectoryError::invalid(&data.stem, what));
         }
     }
-    Ok((images, used))
+    Ok(Groups { images, used, raw })
 }
 
 /// The images in the order of `parts`; nothing may be missing or left over.
 fn in_order(
     parts: &[String],
     mut images: Images,
+    mut raw: BTreeMap<String, &'static str>,
+    left_out: &mut Vec<LeftOut>,
     missing: &mut Vec<String>,
 ) -> Result<Vec<PartitionImage>, DirectoryError> {
     let mut ordered = Vec::new();
     for part in parts {
-        match images.remove(part) {
-            Some(image) => ordered.push(image),
-            None => missing.push(format!("{part}.*-ptcl-img.* (the data of partition {part})")),
+        match (images.remove(part), raw.remove(part)) {
+            (Some(image), _) => ordered.push(image),
+            (None, Some(what)) => {
+                left_out.push(LeftOut { partition: part.clone(), what: what.to_owned() });
+            }
+            (None, None) => {
+                missing.push(format!("{part}.*-ptcl-img.* (the data of partition {part})"));
+            }
         }
     }
     match images.into_values().next() {

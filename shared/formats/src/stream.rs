@@ -9,12 +9,16 @@
 //! agree with its first bytes.
 
 mod digest;
+mod lz4;
 mod pieces;
+mod xz;
 
 pub use digest::{Algorithm, Expected, Hasher, Mismatch};
 pub use pieces::{Piece, PieceError, Place, Progress};
 
 use flate2::bufread::MultiGzDecoder;
+use lz4::Lz4;
+use lzma_rust2::LzmaReader;
 use pieces::Pieces;
 use std::{
     fmt,
@@ -22,9 +26,13 @@ use std::{
     path::PathBuf,
     sync::Arc,
 };
+use xz::Xz;
 
 /// Read-ahead of compressed bytes.
 const BUFFER_BYTES: usize = 256 << 10;
+
+/// Memory for the old LZMA format, in KiB: that of `xz --format=lzma -9` is 65 MiB.
+const MAX_LZMA_KIB: u32 = 66 << 10;
 
 /// As many bytes as the longest magic has.
 const MAGIC_BYTES: usize = 15;
@@ -206,24 +214,22 @@ pub fn open(pieces: Vec<Piece>, named: Option<Compression>) -> Result<Opened, St
             return Err(StreamError::Magic { file, named, found });
         }
     };
-    let whole = Cursor::new(start).chain(pieces);
+    let whole = BufReader::with_capacity(BUFFER_BYTES, Cursor::new(start).chain(pieces));
+    let failed = |source| StreamError::Io { file: file.clone(), source };
     let stream: Box<dyn Read + Send> = match compression {
         Compression::None => Box::new(whole),
-        Compression::Gzip => {
-            Box::new(MultiGzDecoder::new(BufReader::with_capacity(BUFFER_BYTES, whole)))
-        }
+        Compression::Gzip => Box::new(MultiGzDecoder::new(whole)),
         Compression::Zstd => {
-            let whole = BufReader::with_capacity(BUFFER_BYTES, whole);
-            let decoder = zstd::stream::read::Decoder::with_buffer(whole);
-            Box::new(decoder.map_err(|source| StreamError::Io { file, source })?)
+            Box::new(zstd::stream::read::Decoder::with_buffer(whole).map_err(failed)?)
         }
-        Compression::Bzip2
-        | Compression::Lzop
-        | Compression::Lzma
-        | Compression::Xz
-        | Compression::Lzip
-        | Compression::Lz4
-        | Compression::Lrzip => return Err(StreamError::Unsupported { file, compression }),
+        Compression::Lzma => {
+            Box::new(LzmaReader::new_mem_limit(whole, MAX_LZMA_KIB, None).map_err(failed)?)
+        }
+        Compression::Xz => Box::new(Xz::new(whole)),
+        Compression::Lz4 => Box::new(Lz4::new(whole)),
+        Compression::Bzip2 | Compression::Lzop | Compression::Lzip | Compression::Lrzip => {
+            return Err(StreamError::Unsupported { file, compression });
+        }
     };
     Ok(Opened { stream, progress })
 }

@@ -14,6 +14,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::LazyLock,
 };
 use tempfile::TempDir;
 
@@ -115,8 +116,24 @@ fn every_way_to_compress_and_split_that_is_supported_is_read() {
          for f in x*; do gzip -c $f; done > whole; split -b 777 whole sda1.ext4-ptcl-img.gz.; rm x* whole",
         "gunzip *.gz; split -b 10000 sda1.ext4-ptcl-img x; rm sda1*; \
          for f in x*; do zstd -qc $f; done > whole; split -a 3 -b 5 whole sda1.ext4-ptcl-img.zst.; rm x* whole",
-        // A name from before 2011, compression unknown.
+        "gunzip *.gz; lz4 -qm --rm sda1.ext4-ptcl-img",
+        "gunzip *.gz; lz4 -qm --rm -12 -B4 -BD -BX --content-size --no-frame-crc sda1.ext4-ptcl-img",
+        "gunzip *.gz; split -b 10000 sda1.ext4-ptcl-img x; rm sda1*; \
+         for f in x*; do lz4 -qc $f; printf 'P*M\\030\\03\\0\\0\\0???'; done > whole; \
+         split -b 777 whole sda1.ext4-ptcl-img.lz4.; rm x* whole",
+        "gunzip *.gz; xz sda1.ext4-ptcl-img",
+        "gunzip *.gz; xz -9e -T2 --block-size=7000 --check=sha256 sda1.ext4-ptcl-img",
+        "gunzip *.gz; xz -0 --check=crc32 sda1.ext4-ptcl-img",
+        "gunzip *.gz; split -b 10000 sda1.ext4-ptcl-img x; rm sda1*; \
+         for f in x*; do xz --check=none -c $f; head -c 8 /dev/zero; done > whole; \
+         split -b 777 whole sda1.ext4-ptcl-img.xz.; rm x* whole",
+        "gunzip *.gz; xz --format=lzma sda1.ext4-ptcl-img",
+        // Names of old, compression unknown.
         "mv sda1.ext4-ptcl-img.gz sda1.ext4-img.aa",
+        "gunzip *.gz; mv sda1.ext4-ptcl-img sda1.ext3-ptcl-img",
+        "rename() { mv sda1.ext4-ptcl-img.gz $1; echo hda1 > parts; rm disk sda-*; }; \
+         rename hda1.ext3-ptcl-img",
+        "split -b 100 sda1.ext4-ptcl-img.gz hda1.ext3-ptcl-img.; echo hda1 > parts; rm disk sda*",
     ] {
         let image = Image::complete();
         image.sh(script).sh("md5=$(md5sum *) sha1=$(sha1sum *) b2=$(b2sum *); \
@@ -147,10 +164,28 @@ fn what_is_missing_is_named() {
 }
 
 #[test]
+fn what_goes_into_no_slot_is_left_out_and_named() {
+    let image = Image::complete();
+    let table = "/dev/sda2 : start=     4096, size=    90000, Id= 5\n\
+        /dev/sda5 : start= 8192, size= 128, type=82\n/dev/sda6 : start= 9000, size=128, type=83\n";
+    image.put("sda-pt.sf", &format!("{SFDISK}{table}")).put("parts", "/dev/sda3 sda1 sda6\n");
+    image.put("sda3.dd-ptcl-img.gz", "").put("sda6.ntfs-img.aa", "").put("swappt-sda5.info", "");
+    let directory = image.open().unwrap();
+    assert_eq!(
+        directory.left_out(),
+        "sda3 (a raw (dd) image), sda6 (an image made by ntfsclone), sda2 (extended), sda5 (swap)"
+    );
+    assert_eq!((directory.partitions.len(), directory.parts.as_str()), (1, "sda1\n"));
+    let side: Vec<_> = directory.side_files.iter().map(|file| file.name.as_str()).collect();
+    assert!(side.contains(&"swappt-sda5.info") && !side.iter().any(|name| name.contains("-img.")));
+    let error = image.sh("rm sda1.*; echo sda3 sda6 > parts").refusal();
+    assert!(error.contains("nothing that can be imported, only sda3 (a raw (dd)"), "{error}");
+    assert_eq!(Image::complete().open().unwrap().left_out(), "");
+}
+
+#[test]
 fn what_cannot_be_restored_is_refused_by_name() {
     for (script, reason) in [
-        ("touch sda2.dd-ptcl-img.gz", "sda2.dd-ptcl-img.gz: a raw (dd) image is not supported yet"),
-        ("mv *.gz sda1.ntfs-img", "sda1.ntfs-img: an image made by ntfsclone is not supported yet"),
         ("mv *.gz sda1.ext4-ptcl-img.rar", "sda1.ext4-ptcl-img.rar: the compression .rar is not"),
         ("echo vg /dev/sda1 uuid > lvm_vg_dev.list", "lvm_vg_dev.list: LVM is not supported yet"),
         ("cp *.gz sda2.ext4-ptcl-img.gz", "sda2.ext4-ptcl-img.gz: belongs to a partition that"),
@@ -182,7 +217,24 @@ fn streams_that_are_not_what_their_name_says_are_refused() {
         ("mv *.gz sda1.ext4-ptcl-img.zst", "is named as zstd but begins as gzip"),
         ("gunzip -c *.gz > x; mv x *.gz", "named as gzip but begins as an uncompressed partclone"),
         ("echo hello | tee *.gz", "is named as gzip but begins as nothing known"),
-        ("gunzip *.gz; xz sda1.ext4-ptcl-img", "xz compression is not supported yet"),
+        ("gunzip *.gz; bzip2 sda1.ext4-ptcl-img", "bzip2 compression is not supported yet"),
+        (
+            "gunzip *.gz; xz --lzma2=dict=256MiB sda1.ext4-ptcl-img",
+            "a dictionary of 256 MiB is needed, and 64 MiB is the limit",
+        ),
+        ("gunzip *.gz; xz --x86 --lzma2 sda1.ext4-ptcl-img", "a filter other than LZMA2"),
+        (
+            "gunzip *.gz; xz sda1.ext4-ptcl-img; printf more | tee -a *.xz",
+            "what follows a stream is not another",
+        ),
+        (
+            "gunzip *.gz; xz --format=lzma --lzma1=dict=256MiB sda1.ext4-ptcl-img",
+            "sda1.ext4-ptcl-img.lzma cannot be read: needed memory too big",
+        ),
+        (
+            "gunzip *.gz; lz4 -qm --rm sda1.ext4-ptcl-img; printf more | tee -a *.lz4",
+            "what follows a frame is not another",
+        ),
         ("truncate -s -9 *.gz", "the image cannot be read on at byte"),
         ("printf XYZ | tee -a *.gz", "the image cannot be read on at byte 24702 (the end)"),
         (
@@ -200,6 +252,36 @@ fn streams_that_are_not_what_their_name_says_are_refused() {
         let error = read(&image).expect_err(script);
         let error = with_causes(&*error);
         assert!(error.contains(expected), "{script}: {error}");
+    }
+}
+
+/// Whatever byte is damaged or missing at the end: in these formats all of them matter.
+#[test]
+fn xz_and_lz4_notice_every_flipped_byte_and_every_cut() {
+    for compress in [
+        "xz --check=crc64 --block-size=9000",
+        "xz --check=sha256",
+        // Without block checksums, some other bytes mean the same content.
+        "lz4 -qm --rm -B4 -BX --content-size",
+        "lz4 -qm --rm -BD -BX",
+    ] {
+        let image = Image::complete();
+        image.sh(&format!("gunzip *.gz; {compress} sda1.ext4-ptcl-img"));
+        assert_eq!(read(&image).map_err(|error| with_causes(&*error)), Ok(24), "{compress}");
+        let piece = image.open().unwrap().partitions.remove(0).pieces.remove(0);
+        let good = fs::read(&piece.path).unwrap();
+        let refuses = |bytes: &[u8], what: String| {
+            fs::write(&piece.path, bytes).unwrap();
+            let error = read(&image).expect_err(&format!("{compress}: {what}"));
+            assert!(error.is::<ReadError>() || error.is::<StreamError>(), "{error}");
+        };
+        let edges = || (0..64).chain(good.len() - 64..good.len());
+        for at in edges().chain((64..good.len() - 64).step_by(41)) {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << (at % 8);
+            refuses(&bad, format!("byte {at} of {}", good.len()));
+            refuses(&good[..at], format!("cut at {at} of {}", good.len()));
+        }
     }
 }
 
@@ -230,8 +312,39 @@ fn a_flipped_byte_anywhere_in_the_compressed_stream_is_noticed_and_placed() {
     read(&image).unwrap();
 }
 
+/// The fixture as the real tools compress it.
+static COMPRESSED: LazyLock<[(&str, Vec<u8>); 3]> = LazyLock::new(|| {
+    [("xz", "xz -c"), ("lzma", "xz --format=lzma -c"), ("lz4", "lz4 -qc -BD")].map(
+        |(suffix, tool)| {
+            let output = Command::new("sh")
+                .args(["-c", &format!("{tool} {}", fixture().display())])
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{tool}");
+            (suffix, output.stdout)
+        },
+    )
+});
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Whatever is damaged in a compressed stream, an answer comes.
+    #[test]
+    fn any_damage_to_a_compressed_stream_is_answered(
+        which in 0usize..3,
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+    ) {
+        let (suffix, good) = &COMPRESSED[which];
+        let mut bytes = good.clone();
+        for (at, value) in changes {
+            *at.get_mut(&mut bytes) = value;
+        }
+        let image = Image(tempfile::tempdir().unwrap());
+        image.put("parts", "sda1");
+        fs::write(image.path(&format!("sda1.ext4-ptcl-img.{suffix}")), bytes).unwrap();
+        let _ = read(&image);
+    }
 
     /// Whatever lies in a directory under whatever name: an answer, and no panic.
     #[test]

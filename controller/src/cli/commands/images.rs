@@ -11,7 +11,6 @@ use crate::{
 };
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use hyper::Method;
 use metalcast_shared::id::{ImageName, ImageRef, Revision};
 use std::{path::PathBuf, time::Duration};
 
@@ -51,6 +50,9 @@ pub(in crate::cli) struct Name {
 pub(in crate::cli) struct RevisionName {
     /// project/name@7
     revision: Revision,
+    /// Only print what would be removed
+    #[arg(long)]
+    dry_run: bool,
 }
 
 pub(in crate::cli) async fn run(
@@ -69,13 +71,16 @@ pub(in crate::cli) async fn run(
             printer
                 .result(&images, |images| images.iter().map(show).collect::<Vec<_>>().join("\n\n"));
         }
-        Command::Rm(RevisionName { revision }) => {
+        Command::Rm(RevisionName { revision, dry_run }) => {
             let Revision { image, number } = revision.clone();
             let image = ImageRef { image, number: Some(number) };
-            client.order(Method::DELETE, &path(&image)).await?;
-            printer.talk(&format!("{revision} is removed"));
+            let path = format!("{}?dry_run={dry_run}", path(&image));
+            let gone: ImageView = client.delete(&path).await?;
+            let size = gone.stored_bytes.map_or_else(|| "damaged".to_owned(), bytes);
+            let done = if dry_run { "would be removed" } else { "is removed" };
+            printer.talk(&format!("{revision} ({size}) {done}"));
             let image = revision.to_string();
-            printer.value(&serde_json::json!({ "image": image, "removed": true }));
+            printer.value(&serde_json::json!({ "image": image, "removed": !dry_run }));
         }
     }
     Ok(Exit::Ok)
@@ -102,6 +107,12 @@ async fn import(import: Import, client: &Client, printer: &Printer) -> anyhow::R
             }
             OperationState::Done(revision) => {
                 meter.end(printer);
+                let Revision { image, number } = revision.clone();
+                let image = ImageRef { image, number: Some(number) };
+                let images: Vec<ImageView> = client.get(&self::path(&image)).await?;
+                for text in images.iter().filter_map(|image| image.provenance.as_deref()) {
+                    printer.talk(&format!("from {text}"));
+                }
                 printer.result(&now, |_| revision.to_string());
                 return Ok(Exit::Ok);
             }

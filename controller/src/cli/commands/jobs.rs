@@ -11,7 +11,6 @@ use crate::{
     store::JobSpec,
 };
 use clap::{Args, Subcommand};
-use hyper::Method;
 use metalcast_shared::{event::StepState, id::JobId, node_set::NodeSet};
 
 #[derive(Subcommand)]
@@ -25,13 +24,22 @@ pub(in crate::cli) enum Command {
     /// Print what the agents logged for a job
     Logs(Number),
     /// Stop a job at the agents' next safe points
-    Cancel(Number),
+    Cancel(Cancel),
 }
 
 #[derive(Args)]
 pub(in crate::cli) struct Number {
     /// The job's number
     id: i64,
+}
+
+#[derive(Args)]
+pub(in crate::cli) struct Cancel {
+    /// The job's number
+    id: i64,
+    /// Only print what would be stopped
+    #[arg(long)]
+    dry_run: bool,
 }
 
 pub(in crate::cli) async fn run(
@@ -55,10 +63,15 @@ pub(in crate::cli) async fn run(
             let lines: Vec<LogView> = client.get(&format!("/jobs/{id}/logs")).await?;
             printer.result(&lines, |lines| super::nodes::logs(lines));
         }
-        Command::Cancel(Number { id }) => {
-            client.order(Method::POST, &format!("/jobs/{id}/cancel")).await?;
-            printer.talk(&format!("job {id} is being stopped"));
-            printer.value(&serde_json::json!({ "job": id, "stopping": true }));
+        Command::Cancel(Cancel { id, dry_run }) => {
+            let path = format!("/jobs/{id}/cancel?dry_run={dry_run}");
+            let job: JobView = client.post(&path, &()).await?;
+            let doing = if dry_run { "would be stopped" } else { "is being stopped" };
+            let open = |task: &&TaskView| !task.ended;
+            let nodes: NodeSet = job.tasks.iter().filter(open).map(|task| &task.node).collect();
+            let nodes = nodes.to_string();
+            printer.talk(&format!("job {id}, {}, {doing} on {nodes}", about(&job.summary.spec)));
+            printer.value(&serde_json::json!({ "job": id, "stopping": !dry_run, "nodes": nodes }));
         }
     }
     Ok(Exit::Ok)

@@ -10,7 +10,6 @@ use crate::{
     store::DefaultBoot,
 };
 use clap::{Args, Subcommand};
-use hyper::Method;
 use metalcast_shared::node_set::NodeSet;
 
 #[derive(Subcommand)]
@@ -22,7 +21,9 @@ pub(in crate::cli) enum Command {
     /// Take nodes in, or accept that they changed
     Approve(Names),
     /// Forget nodes; those that netboot again are new
-    Rm(Names),
+    Rm(Forget),
+    /// Give a node another name
+    Rename(Rename),
     /// Change a node
     Set(Set),
     /// Print the log of a node's agent
@@ -43,15 +44,29 @@ pub(in crate::cli) struct Names {
 }
 
 #[derive(Args)]
+pub(in crate::cli) struct Forget {
+    #[command(flatten)]
+    names: Names,
+    /// Only print what would be forgotten
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Args)]
+pub(in crate::cli) struct Rename {
+    /// Name, id or MAC address
+    old: String,
+    /// The new name: 1 to 63 of a-z, 0-9 and '-'; what is deployed on the node keeps its host name
+    new: String,
+}
+
+#[derive(Args)]
 pub(in crate::cli) struct Set {
     /// Name, id or MAC address
     node: String,
-    /// A new name
-    #[arg(long)]
-    name: Option<String>,
     /// Layout that its disks get
     #[arg(long)]
-    layout: Option<String>,
+    layout: String,
 }
 
 pub(in crate::cli) async fn run(
@@ -76,20 +91,25 @@ pub(in crate::cli) async fn run(
             };
             return super::each(&names(nodes), printer, approve).await;
         }
-        Command::Rm(Names { nodes }) => {
+        Command::Rm(Forget { names: Names { nodes }, dry_run }) => {
             let forget = async |node: &str| {
-                client.order(Method::DELETE, &path(node)).await?;
-                printer.talk(&format!("{node} is forgotten"));
-                Ok(serde_json::json!({ "node": node, "forgotten": true }))
+                let path = format!("{}?dry_run={dry_run}", path(node));
+                let gone: NodeView = client.delete(&path).await?;
+                let done = if dry_run { "would be forgotten" } else { "is forgotten" };
+                printer.talk(&format!("{} {done}", about(&gone)));
+                Ok(serde_json::json!({ "node": gone.name, "id": gone.id, "forgotten": !dry_run }))
             };
-            return super::each(&names(nodes), printer, forget).await;
+            return super::each(&self::names(nodes), printer, forget).await;
         }
-        Command::Set(Set { node, name, layout }) => {
-            if name.is_none() && layout.is_none() {
-                printer.talk("nothing to change: give --name or --layout");
-                return Ok(Exit::Usage);
-            }
-            let node: NodeView = client.patch(&path(&node), &NodeChange { name, layout }).await?;
+        Command::Rename(Rename { old, new }) => {
+            let change = NodeChange { name: Some(new), layout: None };
+            let node: NodeView = client.patch(&path(&old), &change).await?;
+            printer.talk(&format!("{old} is called {} now", node.name));
+            printer.value(&node);
+        }
+        Command::Set(Set { node, layout }) => {
+            let change = NodeChange { name: None, layout: Some(layout) };
+            let node: NodeView = client.patch(&path(&node), &change).await?;
             printer.result(&node, |node| show(node, printer));
         }
         Command::Logs(Name { node }) => {
@@ -105,6 +125,15 @@ fn names(sets: Vec<NodeSet>) -> Vec<String> {
     let mut all = NodeSet::default();
     sets.into_iter().for_each(|set| all.extend(set));
     all.names().collect()
+}
+
+/// A node with what goes when it is forgotten.
+fn about(node: &NodeView) -> String {
+    let addresses: Vec<String> = node.macs.iter().map(ToString::to_string).collect();
+    let slots: Vec<String> =
+        node.slots.iter().map(|used| format!("slot {} with {}", used.slot, used.image)).collect();
+    let slots = if slots.is_empty() { "no slots".to_owned() } else { slots.join(", ") };
+    format!("{} ({}; {}; {slots})", node.name, node.id, addresses.join(" "))
 }
 
 fn path(node: &str) -> String {

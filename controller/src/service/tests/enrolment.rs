@@ -1,5 +1,5 @@
 use super::rig::{Machine, Rig, code};
-use crate::service::{BootEventKind, EnrolRefusal, ScriptAnswer};
+use crate::service::{BootEventKind, EnrolRefusal, Run, ScriptAnswer};
 use metalcast_netboot::table::BootAnswer;
 use metalcast_shared::{
     id::{BootId, Mac},
@@ -145,7 +145,7 @@ async fn an_unexpected_netboot_waits_for_an_operator() {
 async fn a_forgotten_node_is_new_again_and_its_certificate_opens_nothing() {
     let rig = Rig::new().await;
     let mut agent = rig.approved(&Machine::new(1)).await;
-    rig.service.forget_node("node1", "tester").await.unwrap();
+    rig.service.forget_node("node1", Run::Real, "tester").await.unwrap();
     assert!(agent.is_cut_off());
     assert!(
         agent.say(ToController::Heartbeat { uptime_seconds: 1, resident_bytes: 1 }).await.is_err()

@@ -2,7 +2,7 @@ use super::rig::{Machine, Rig, code};
 use crate::{
     jobs::{plan::SlotStage, task::MAX_GENERATION},
     service::{
-        AGENT_QUEUE, BootEventKind, Refusal, ReportRefusal, ScriptAnswer,
+        AGENT_QUEUE, BootEventKind, Refusal, ReportRefusal, Run, ScriptAnswer,
         view::{JobState, ReportMode},
     },
 };
@@ -284,12 +284,12 @@ async fn an_image_that_a_job_needs_stays_and_one_that_is_removed_is_gone() {
     let mut agent = rig.approved(&Machine::new(1)).await;
     let image = super::rig::IMAGE.parse().unwrap();
     let job = rig.deploy("node1").await.unwrap().job.unwrap();
-    assert_eq!(code(rig.service.remove_image(&image, "tester").await), "image-in-use");
+    assert_eq!(code(rig.service.remove_image(&image, Run::Real, "tester").await), "image-in-use");
     agent.take_task();
     agent.event(TaskEvent::Failed { step: None, cause: "x".into() }).await;
     rig.check(job, "failed").await;
-    rig.service.remove_image(&image, "tester").await.unwrap();
-    let again = rig.service.remove_image(&image, "tester").await;
+    rig.service.remove_image(&image, Run::Real, "tester").await.unwrap();
+    let again = rig.service.remove_image(&image, Run::Real, "tester").await;
     assert!(matches!(again, Err(Refusal::NotFound(_))), "{again:?}");
     // Though it was handed out a moment ago.
     let refused = rig.deploy_with("node1", |request| request.image = image.to_string()).await;
@@ -303,7 +303,7 @@ async fn a_second_job_for_a_busy_node_is_refused() {
     let job = rig.deploy("node1").await.unwrap().job.unwrap();
     let refused = rig.deploy("node1").await.unwrap_err();
     assert!(refused.to_string().contains(&format!("busy with job {job}")), "{refused}");
-    assert_eq!(code(rig.service.forget_node("node1", "tester").await), "node-busy");
+    assert_eq!(code(rig.service.forget_node("node1", Run::Real, "tester").await), "node-busy");
     assert_eq!(code(rig.boot_slot("node1", 5).await), "node-busy");
     drop(agent);
 }
@@ -414,7 +414,7 @@ async fn a_cancelled_job_stops_at_the_agents_safe_point() {
     let mut agent = rig.approved(&Machine::new(1)).await;
     let job = rig.deploy("node1").await.unwrap().job.unwrap();
     agent.take_task();
-    rig.service.cancel(job, "tester").await.unwrap();
+    rig.service.cancel(job, Run::Real, "tester").await.unwrap();
     rig.check(job, "cancelling").await;
     let cancel = agent.heard();
     assert!(matches!(cancel, Some(ToAgent::Cancel { .. })), "{cancel:?}");
@@ -422,7 +422,7 @@ async fn a_cancelled_job_stops_at_the_agents_safe_point() {
     let task = rig.task(job).await;
     assert_eq!(task.cause.as_deref(), Some("cancelled by tester"));
     assert_eq!(rig.job(job).await.summary.state, JobState::Cancelled);
-    assert_eq!(code(rig.service.cancel(job, "tester").await), "job-ended");
+    assert_eq!(code(rig.service.cancel(job, Run::Real, "tester").await), "job-ended");
     // An agent that still holds a task of ours that has ended is told to drop it.
     let id = agent.id();
     let mut again = rig.connect(&agent.machine, agent.node, agent.boot, Some(id)).await;

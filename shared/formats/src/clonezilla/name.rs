@@ -1,7 +1,8 @@
 //! What a file of an image is, by its name alone.
 //!
 //! `<partition>.<filesystem>-ptcl-img.<compression>[.<piece>]` today; before 2011 also
-//! `<partition>.<filesystem>-img[.<piece>]`, whose compression only the content tells.
+//! `<partition>.<filesystem>-img[.<piece>]`, and either without the compression, which only the
+//! content tells then.
 
 use super::DirectoryError;
 use crate::stream::Compression;
@@ -21,7 +22,14 @@ const MAX_MISSING_LISTED: usize = 16;
 pub(super) enum Kind {
     /// Data of a partition; the text is the piece's suffix, empty if it is not split.
     Data(DataName, String),
-    /// Data in a form that cannot be restored here.
+    /// Data of a partition, in a form that goes into no slot.
+    Raw {
+        /// The partition.
+        partition: String,
+        /// The form.
+        what: &'static str,
+    },
+    /// Data in a form that cannot be read here.
     Unsupported(String),
     /// Something else.
     Other,
@@ -59,63 +67,47 @@ fn is_piece(suffix: &str) -> bool {
         && suffix.bytes().all(|byte| byte.is_ascii_lowercase())
 }
 
+/// Whether this is the suffix of a piece and not of a compression. It was written before there were
+/// suffixes of three letters.
+fn is_bare_piece(suffix: &str) -> bool {
+    suffix.len() == 2 && is_piece(suffix) && Compression::from_suffix(suffix).is_none()
+}
+
 /// Tells data from everything else.
 pub(super) fn classify(file: &str) -> Kind {
-    let (marker, old) = match () {
-        () if file.contains("-ptcl-img.") => ("-ptcl-img.", false),
-        () if file.ends_with("-img") || file.contains("-img.") => ("-img", true),
-        () => return Kind::Other,
-    };
+    let marker = if file.contains("-ptcl-img") { "-ptcl-img" } else { "-img" };
     let Some((left, right)) = file.split_once(marker) else { return Kind::Other };
     let Some((partition, filesystem)) = left.rsplit_once('.') else { return Kind::Other };
     if !is_device(partition) || !is_filesystem(filesystem) {
         return Kind::Other;
     }
-    if filesystem == "dd" {
-        return match right.ends_with("info") {
-            true => Kind::Other,
-            false => Kind::Unsupported("a raw (dd) image".to_owned()),
-        };
-    }
-    if old {
-        old_data(file, right, partition, filesystem)
-    } else {
-        data(file, right, partition, filesystem)
-    }
-}
-
-fn data(file: &str, right: &str, partition: &str, filesystem: &str) -> Kind {
-    let (suffix, piece) = match right.split_once('.') {
-        Some((suffix, piece)) if is_piece(piece) => (suffix, piece),
-        None => (right, ""),
-        Some(_) => return Kind::Other,
-    };
-    let Some(compression) = Compression::from_suffix(suffix) else {
-        return Kind::Unsupported(format!("the compression .{suffix}"));
-    };
-    let data = DataName {
-        stem: stem(file, piece),
-        partition: partition.to_owned(),
-        filesystem: filesystem.to_owned(),
-        compression: Some(compression),
-    };
-    Kind::Data(data, piece.to_owned())
-}
-
-fn old_data(file: &str, right: &str, partition: &str, filesystem: &str) -> Kind {
-    let piece = match right.strip_prefix('.') {
-        Some(piece) if is_piece(piece) => piece,
-        None if right.is_empty() => "",
+    let words: Vec<&str> = right.split('.').collect();
+    let (suffix, piece) = match words[..] {
+        [""] => (None, ""),
+        ["", piece] if is_bare_piece(piece) => (None, piece),
+        ["", suffix] => (Some(suffix), ""),
+        ["", suffix, piece] if is_piece(piece) => (Some(suffix), piece),
         _ => return Kind::Other,
     };
-    if filesystem == "ntfs" {
-        return Kind::Unsupported("an image made by ntfsclone".to_owned());
+    let what = match (filesystem, marker) {
+        ("dd", _) if suffix == Some("info") => return Kind::Other,
+        ("dd", _) => Some("a raw (dd) image"),
+        ("ntfs", "-img") => Some("an image made by ntfsclone"),
+        _ => None,
+    };
+    if let Some(what) = what {
+        return Kind::Raw { partition: partition.to_owned(), what };
     }
+    let compression = match suffix.map(|suffix| (suffix, Compression::from_suffix(suffix))) {
+        None => None,
+        Some((_, Some(compression))) => Some(compression),
+        Some((suffix, None)) => return Kind::Unsupported(format!("the compression .{suffix}")),
+    };
     let data = DataName {
         stem: stem(file, piece),
         partition: partition.to_owned(),
         filesystem: filesystem.to_owned(),
-        compression: None,
+        compression,
     };
     Kind::Data(data, piece.to_owned())
 }

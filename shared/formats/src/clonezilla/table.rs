@@ -3,7 +3,7 @@
 //! `<disk>-pt.sf` is the output of `sfdisk -d`, `<disk>-pt.parted` that of `parted unit s print`.
 //! Clonezilla needs both for an MBR disk; for GPT `<disk>-gpt.gdisk` may stand in for the former.
 
-use super::{DirectoryError, Files};
+use super::{DirectoryError, Files, LeftOut};
 
 /// What kind of partition table a disk has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct SavedTable {
     pub sectors: u64,
     /// Size of a logical sector in bytes.
     pub sector_bytes: u32,
+    /// Partitions that hold no data of their own: swap, and extended ones.
+    pub without_data: Vec<LeftOut>,
 }
 
 impl SavedTable {
@@ -61,8 +63,25 @@ impl SavedTable {
         let sector_bytes = field(&parted, "Sector size")
             .and_then(|line| line.rsplit_once(": ")?.1.split_once('B')?.0.parse().ok())
             .unwrap_or(512);
-        Ok(Some(Self { disk: disk.to_owned(), kind, sectors, sector_bytes }))
+        let rows = sfdisk.as_deref().unwrap_or_default().lines();
+        let without_data = rows.filter_map(without_data).collect();
+        Ok(Some(Self { disk: disk.to_owned(), kind, sectors, sector_bytes, without_data }))
     }
+}
+
+/// A row of sfdisk's for a partition without data: `/dev/sda2 : start= 36864, size= 163840, type=5`.
+fn without_data(row: &str) -> Option<LeftOut> {
+    let (device, fields) = row.strip_prefix("/dev/")?.split_once(':')?;
+    let kind = fields.split(',').find_map(|field| {
+        let (key, value) = field.split_once('=')?;
+        matches!(key.trim(), "type" | "Id").then(|| value.trim().to_lowercase())
+    })?;
+    let what = match kind.as_str() {
+        "5" | "f" | "85" => "extended",
+        "82" | "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f" => "swap",
+        _ => return None,
+    };
+    Some(LeftOut { partition: device.trim().replace('/', "-"), what: what.to_owned() })
 }
 
 /// The rest of the first line that begins so.
