@@ -8,8 +8,10 @@
 //! All checks are made: of the headers, of each block's content, and of the index against the blocks.
 //! The one filter is LZMA2, which is what xz, pixz and `xz -T` use unless told otherwise.
 
+mod check;
+
+use check::{Check, Sum};
 use lzma_rust2::Lzma2Reader;
-use sha2::{Digest as _, Sha256};
 use std::io::{self, Read};
 
 /// Largest dictionary: that of `xz -9`.
@@ -64,23 +66,6 @@ struct Block<R: Read> {
     content_bytes: Option<u64>,
     content: u64,
     sum: Sum,
-}
-
-/// How the content of blocks is checked.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Check {
-    None,
-    Crc32,
-    Crc64,
-    Sha256,
-}
-
-/// A check being computed.
-enum Sum {
-    None,
-    Crc32(crc32fast::Hasher),
-    Crc64(u64),
-    Sha256(Box<Sha256>),
 }
 
 /// Counts what is read.
@@ -275,59 +260,6 @@ impl Records {
         self.count += 1;
     }
 }
-
-impl Check {
-    fn begin(self) -> Sum {
-        match self {
-            Self::None => Sum::None,
-            Self::Crc32 => Sum::Crc32(crc32fast::Hasher::new()),
-            Self::Crc64 => Sum::Crc64(u64::MAX),
-            Self::Sha256 => Sum::Sha256(Box::default()),
-        }
-    }
-}
-
-impl Sum {
-    fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::None => {}
-            Self::Crc32(hasher) => hasher.update(bytes),
-            Self::Crc64(state) => {
-                for byte in bytes {
-                    let at = (*state as u8 ^ byte) as usize;
-                    *state = CRC64[at] ^ (*state >> 8);
-                }
-            }
-            Self::Sha256(hasher) => hasher.update(bytes),
-        }
-    }
-
-    fn finish(self) -> Vec<u8> {
-        match self {
-            Self::None => Vec::new(),
-            Self::Crc32(hasher) => hasher.finalize().to_le_bytes().to_vec(),
-            Self::Crc64(state) => (!state).to_le_bytes().to_vec(),
-            Self::Sha256(hasher) => hasher.finalize().to_vec(),
-        }
-    }
-}
-
-/// CRC-64/XZ: ECMA-182 reflected.
-const CRC64: [u64; 256] = {
-    let mut table = [0; 256];
-    let mut at = 0;
-    while at < 256 {
-        let mut value = at as u64;
-        let mut bit = 0;
-        while bit < 8 {
-            value = if value & 1 == 1 { (value >> 1) ^ 0xc96c_5795_d787_0f42 } else { value >> 1 };
-            bit += 1;
-        }
-        table[at] = value;
-        at += 1;
-    }
-    table
-};
 
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
