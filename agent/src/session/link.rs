@@ -1,6 +1,6 @@
 //! One session on one connection.
 
-use super::{Config, STOP_LIMIT, look, outbox::Outbox, wire, worker::Worker};
+use super::{Config, STOP_LIMIT, outbox::Outbox, wire, worker::Worker};
 use anyhow::Context;
 use metalcast_shared::{
     codec::MAX_MESSAGE_BYTES,
@@ -11,7 +11,7 @@ use metalcast_shared::{
     version::PROTOCOL,
 };
 use quinn::{Connection, RecvStream, SendStream};
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -74,15 +74,14 @@ impl Link<'_> {
                 }
                 () = self.outbox.changed() => {}
                 ended = self.worker.ended() => ended?,
-                inventory = hardware.seen() => {
-                    let inventory = ToController::Inventory(Box::new(inventory?));
-                    wire::send(&mut send, &inventory).await?;
+                inventory = hardware.changed() => {
+                    wire::send(&mut send, &ToController::Inventory(Box::new(inventory))).await?;
                 }
                 _ = heartbeat.tick() => {
                     wire::send(&mut send, &alive()).await?;
                     // Not while a task writes: what is read from a disk then is neither old nor new.
                     if !self.worker.is_running() {
-                        hardware.compare(self.disks(), &self.config.inventory);
+                        hardware.look(self.config);
                     }
                 }
                 _ = throttle.tick() => {
@@ -96,10 +95,6 @@ impl Link<'_> {
             }
             self.send_events(&mut send).await?;
         }
-    }
-
-    fn disks(&self) -> Vec<Disk> {
-        (self.config.machine.disks)().unwrap_or_default()
     }
 
     async fn send_events(&self, send: &mut SendStream) -> anyhow::Result<()> {
@@ -141,12 +136,19 @@ impl Link<'_> {
     }
 }
 
-/// Notices disks that come and go.
+/// Notices disks that come and go. Looks on a thread of its own: a disk that does not answer, or a look
+/// that panics, must not take the session with it.
 struct Hardware {
     /// Those that there were.
     disks: Vec<Disk>,
-    /// A new inventory, being taken.
-    looking: Option<JoinHandle<anyhow::Result<Inventory>>>,
+    /// A look under way.
+    looking: Option<JoinHandle<Option<Found>>>,
+}
+
+/// What a look has found: other disks than there were.
+struct Found {
+    disks: Vec<Disk>,
+    inventory: Inventory,
 }
 
 impl Hardware {
@@ -155,22 +157,37 @@ impl Hardware {
         Self { disks: inventory.disks.iter().map(bare).collect(), looking: None }
     }
 
-    /// Takes a new inventory if there are other disks now.
-    fn compare(&mut self, disks: Vec<Disk>, inventory: &Arc<dyn Fn() -> Inventory + Send + Sync>) {
-        if self.looking.is_none() && disks != self.disks {
-            tracing::info!("the disks are others now: {}", names(&disks));
-            self.disks = disks;
-            let inventory = inventory.clone();
-            self.looking = Some(tokio::spawn(async move { look(&inventory).await }));
+    /// Begins to look, unless a look is under way.
+    fn look(&mut self, config: &Config) {
+        if self.looking.is_some() {
+            return;
         }
+        let (machine, inventory) = (config.machine.clone(), config.inventory.clone());
+        let known = self.disks.clone();
+        self.looking = Some(tokio::task::spawn_blocking(move || {
+            // Disks that cannot be listed now are no news.
+            let disks = (machine.disks)().ok().filter(|disks| *disks != known)?;
+            tracing::info!("the disks are others now: {}", names(&disks));
+            let inventory = inventory();
+            Some(Found { disks, inventory })
+        }));
     }
 
-    /// The new inventory; never if none is being taken.
-    async fn seen(&mut self) -> anyhow::Result<Inventory> {
-        let Some(looking) = &mut self.looking else { return std::future::pending().await };
-        let inventory = looking.await;
-        self.looking = None;
-        inventory.context("looking at the machine")?
+    /// A new inventory, once the disks are others.
+    async fn changed(&mut self) -> Inventory {
+        if let Some(looking) = &mut self.looking {
+            let found = looking.await;
+            self.looking = None;
+            match found {
+                Ok(Some(Found { disks, inventory })) => {
+                    self.disks = disks;
+                    return inventory;
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!("looking at the disks: {error}"),
+            }
+        }
+        std::future::pending().await
     }
 }
 
