@@ -140,7 +140,7 @@ fn ocs_sr(repository: &Path, options: &[&str]) -> Command {
 
 fn batch(repository: &Path) -> Command {
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh"]);
+    command.args(["--mount", "--propagation", "slave", "sh"]);
     command.arg(paths::workspace().join("tests/src/clonezilla/batch.sh")).arg(repository);
     command
 }

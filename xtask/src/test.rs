@@ -1,8 +1,11 @@
 //! `cargo xtask test`: sets up, checks, builds, and runs every test as root, emulated machines included. The last lines
 //! are the test runner's own.
 
+use std::process::Command;
+
 use anyhow::Result;
 use metalcast_tests::kernel::Kernel;
+use metalcast_tests::paths;
 use metalcast_tests::process::{run_visibly, shown};
 use metalcast_tests::progress::step;
 
@@ -31,7 +34,24 @@ pub fn run(options: &Options) -> Result<()> {
     // All is built; whoever is root now must add nothing to another's registry.
     tests.args(["--workspace", "--offline"]).args(&options.runner);
     eprintln!("==> {}", shown(&tests));
-    run_visibly(tests.envs(artefacts.variables()))
+    run_visibly(in_shared_mounts(&tests).envs(artefacts.variables()))
+}
+
+/// The command in a mount namespace of its own whose mounts are shared. Each namespace that a test makes begins with
+/// a copy of all mounts that there are; only from shared ones does it hear that another test has ended its own, and
+/// lets go of the device.
+fn in_shared_mounts(inner: &Command) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "shared", "--"]);
+    command.arg(inner.get_program()).args(inner.get_args());
+    command.current_dir(paths::workspace());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
 }
 
 fn has_nextest() -> bool {

@@ -41,7 +41,8 @@ fn places() -> Option<(PathBuf, PathBuf)> {
 fn this_test(test: &str, source: &Source, store: &Path) -> Command {
     let program = env::current_exe().expect("the program knows where it is");
     let mut command = Command::new("unshare");
-    command.arg("--mount").arg(program).args(["--exact", test, "--nocapture"]);
+    command.args(["--mount", "--propagation", "slave"]).arg(program);
+    command.args(["--exact", test, "--nocapture"]);
     command.env(PLACES, format!("{}:{}", source.image().display(), store.display()));
     command
 }

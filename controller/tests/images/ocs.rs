@@ -63,7 +63,7 @@ fn ocs_sr(dir: &Path, arguments: &str) {
     }
     let script = format!(
         "export PATH={}:/usr/sbin:/sbin:$PATH TERM=linux DEBIAN_FRONTEND=noninteractive
-         unshare -m ocs-sr -nogui -batch -p true {arguments} < /dev/null > ocs.log 2>&1 ||
+         unshare --mount --propagation slave ocs-sr -nogui -batch -p true {arguments} < /dev/null > ocs.log 2>&1 ||
              {{ tail -n 30 ocs.log >&2; exit 1; }}",
         bin.display()
     );
@@ -73,7 +73,7 @@ fn ocs_sr(dir: &Path, arguments: &str) {
 /// Names, types, modes, sizes and contents of all files of a filesystem.
 fn files(dir: &Path, device: &str) -> String {
     let script = format!(
-        "mkdir -p mnt; unshare -m sh -ec 'mount -o ro {device} mnt; cd mnt;
+        "mkdir -p mnt; unshare --mount --propagation slave sh -ec 'mount -o ro {device} mnt; cd mnt;
          find . -printf \"%p %y %m %s %l\\n\" | sort;
          find . -type f -print0 | sort -z | xargs -0 sha256sum'"
     );

@@ -173,7 +173,7 @@ fn fill_disk(root: &Path, file: &Path) -> Result<LoopDisk> {
     std::fs::create_dir(&mount_point).context("creating a mount point")?;
     let script = paths::workspace().join("tests/src/image/debian/bootloader.sh");
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh"]).arg(script);
+    command.args(["--mount", "--propagation", "slave", "sh"]).arg(script);
     run(command.arg(disk.path()).arg(&mount_point)).context("installing GRUB in the system")?;
     std::fs::remove_dir(&mount_point).context("removing a mount point")?;
     Ok(disk)

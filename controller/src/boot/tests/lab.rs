@@ -329,7 +329,7 @@ impl Drop for Server {
 fn fill(dir: &Path) {
     unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
     let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none).unwrap();
     mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), Some("size=4096")).unwrap();
     fs::write(dir.join("ballast"), [1; 4096]).unwrap();
 }
