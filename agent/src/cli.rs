@@ -16,7 +16,7 @@ use crate::{session::LogRing, task::Machine};
 use clap::{Args, Parser, Subcommand};
 use image::ImageArgs;
 use join::JoinArgs;
-use stage::{DiskArgs, SlotArgs};
+use stage::{DiskArgs, FixUpArgs, SlotArgs};
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -98,13 +98,12 @@ enum Command {
         #[command(flatten)]
         image: ImageArgs,
     },
-    /// Adapt the system in a slot to its place: fstab, boot menu, host name, machine id
+    /// Adapt the system in a slot to its place: fstab, boot menu, host name and keys, machine id
     FixUp {
         #[command(flatten)]
         slot: SlotArgs,
-        /// Host name that the system gets
-        #[arg(long, value_name = "NAME")]
-        hostname: String,
+        #[command(flatten)]
+        fix_up: FixUpArgs,
     },
     /// Write the boot loaders of the disk and of a slot; from here on the slot can be started
     BootCode {
@@ -177,7 +176,7 @@ impl Command {
             Self::Format { disk, leave } => stage::format(disk, leave, machine),
             Self::Clear { slot, image, leave } => stage::clear(slot, image, leave, machine),
             Self::Fill { slot, image } => stage::fill(slot, image, machine),
-            Self::FixUp { slot, hostname } => stage::fix_up(slot, hostname, machine),
+            Self::FixUp { slot, fix_up } => stage::fix_up(slot, fix_up, machine),
             Self::BootCode { slot, .. } => stage::boot_code(slot, machine),
             Self::Activate { slot } => stage::activate(slot, machine),
             Self::Restore(restore) => restore.run(),

@@ -9,6 +9,7 @@ pub mod close;
 pub mod codec;
 pub mod disk;
 pub mod event;
+pub mod fix_up;
 pub mod hash;
 pub mod id;
 pub mod inventory;

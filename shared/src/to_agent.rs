@@ -4,6 +4,7 @@ use crate::{
     boot::ReportConfig,
     disk::DiskSelector,
     event::Step,
+    fix_up::Adaptation,
     hash::Hash,
     id::{Mac, NodeId, Revision, TaskId},
     layout::Layout,
@@ -135,6 +136,8 @@ pub struct FixUp {
     pub hostname: String,
     /// How it reports in at its first start; `None` leaves that out.
     pub report: Option<ReportConfig>,
+    /// What the operator has a say in.
+    pub adaptation: Adaptation,
 }
 
 /// Make a slot of a disk the one that starts.

@@ -8,6 +8,7 @@ use metalcast_shared::{
     codec,
     disk::{Content, Disk, DiskSelector},
     event::{Numbered, Progress, Step, TaskEvent},
+    fix_up::{Adaptation, FixUpStep},
     hash::Hash,
     id::{BootId, JobId, Mac, NodeId, TaskId},
     inventory::{Fingerprint, Firmware, Inventory, Nic, Smbios},
@@ -103,6 +104,11 @@ fn deploy() -> Deploy {
         fix_up: FixUp {
             hostname: "node1".into(),
             report: Some(ReportConfig { url: "http://10.0.0.1/report".into(), token: "t".into() }),
+            adaptation: Adaptation {
+                without: FixUpStep::ALL.into(),
+                authorized_keys: vec!["ssh-ed25519 AAAA".parse().unwrap()],
+                kernel_args: vec!["quiet".parse().unwrap()],
+            },
         },
     }
 }
@@ -235,7 +241,7 @@ fn messages_have_the_bytes_of_their_version() {
     to_controller(&mut book);
     to_agent(&mut book);
     stored(&mut book);
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1.txt");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2.txt");
     if std::env::var_os("METALCAST_BLESS").is_some() {
         std::fs::write(&file, &book.0).unwrap();
     }

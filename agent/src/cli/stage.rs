@@ -15,10 +15,11 @@ use crate::{
         by_hand::{self, Stage},
     },
 };
-use anyhow::{anyhow, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use clap::Args;
 use metalcast_shared::{
     disk::DiskSelector,
+    fix_up::{Adaptation, AuthorizedKey, FixUpStep, KernelArg},
     layout::Layout,
     to_agent::{FixUp, Overwrite},
 };
@@ -52,6 +53,38 @@ pub(super) struct SlotArgs {
     /// Number of the slot, which is its partition number; the first is 5
     #[arg(long, value_name = "NUMBER")]
     slot: u16,
+}
+
+/// How the system in a slot is adapted.
+#[derive(Debug, Args)]
+pub(super) struct FixUpArgs {
+    /// Host name that the system gets
+    #[arg(long, value_name = "NAME")]
+    hostname: String,
+    /// Steps to leave out, such as hostname,ssh-host-keys
+    #[arg(long, value_name = "STEP", value_delimiter = ',')]
+    without: Vec<FixUpStep>,
+    /// File with public keys that may log in as root
+    #[arg(long, value_name = "FILE")]
+    authorized_keys: Option<PathBuf>,
+    /// Word to add to the kernel's command line, such as console=ttyS0,115200
+    #[arg(long = "kernel-arg", value_name = "WORD")]
+    kernel_args: Vec<KernelArg>,
+}
+
+impl FixUpArgs {
+    fn wanted(&self) -> anyhow::Result<FixUp> {
+        let authorized_keys = match &self.authorized_keys {
+            None => Vec::new(),
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(anyhow::Error::from)
+                .and_then(|text| Ok(AuthorizedKey::all_of(&text)?))
+                .with_context(|| format!("reading {}", path.display()))?,
+        };
+        let (without, kernel_args) = (self.without.clone(), self.kernel_args.clone());
+        let adaptation = Adaptation { without, authorized_keys, kernel_args };
+        Ok(FixUp { hostname: self.hostname.clone(), report: None, adaptation })
+    }
 }
 
 /// A disk or slot that was asked for.
@@ -113,9 +146,8 @@ pub(super) fn fill(slot: &SlotArgs, image: &ImageArgs, machine: &Machine) -> any
     })
 }
 
-pub(super) fn fix_up(slot: &SlotArgs, hostname: &str, machine: &Machine) -> anyhow::Result<()> {
-    let fix_up = FixUp { hostname: hostname.to_owned(), report: None };
-    change(Stage::FixUp(&fix_up), slot, machine)
+pub(super) fn fix_up(slot: &SlotArgs, args: &FixUpArgs, machine: &Machine) -> anyhow::Result<()> {
+    change(Stage::FixUp(&args.wanted()?), slot, machine)
 }
 
 pub(super) fn boot_code(slot: &SlotArgs, machine: &Machine) -> anyhow::Result<()> {

@@ -8,6 +8,7 @@ mod fs_id;
 mod fstab;
 mod grub_pc;
 mod identity;
+mod ssh;
 mod system;
 
 use super::{
@@ -21,6 +22,7 @@ use crate::{
 };
 use anyhow::Context;
 use metalcast_formats::{layout::SECTOR_BYTES, mbr};
+use metalcast_shared::fix_up::FixUpStep;
 
 /// By what the deployed system can name its devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,11 +62,24 @@ pub(super) fn run(system: &System<'_>, target: &Target, log: &StepLog<'_>) -> an
 
 fn adapt(system: &System<'_>, root: &Root, ids: &Ids, log: &StepLog<'_>) -> anyhow::Result<bool> {
     let fix_up = &system.fix_up;
-    sub_step("fstab", log, || fstab::run(root, ids))?;
-    sub_step("boot-config", log, || boot_config::run(root, ids))?;
-    sub_step("machine-id", log, || identity::machine_id(root))?;
-    sub_step("hostname", log, || identity::hostname(root, &fix_up.hostname))?;
-    sub_step("grub-pc", log, || grub_pc::run(root))?;
+    let (hostname, adaptation) = (fix_up.hostname.as_str(), &fix_up.adaptation);
+    for step in FixUpStep::ALL {
+        if adaptation.without.contains(&step) {
+            log.note(format!("{step}: left out, as asked for"));
+            continue;
+        }
+        sub_step(step.name(), log, || match step {
+            // It was taken before the filesystem was mounted.
+            FixUpStep::UniqueFsId => Ok(Vec::new()),
+            FixUpStep::Fstab => fstab::run(root, ids),
+            FixUpStep::BootConfig => boot_config::run(root, ids, &adaptation.kernel_args),
+            FixUpStep::MachineId => identity::machine_id(root),
+            FixUpStep::Hostname => identity::hostname(root, hostname),
+            FixUpStep::SshHostKeys => ssh::host_keys(root, hostname),
+            FixUpStep::AuthorizedKeys => ssh::authorized_keys(root, &adaptation.authorized_keys),
+            FixUpStep::GrubPc => grub_pc::run(root),
+        })?;
+    }
     let report = fix_up.report.as_ref();
     sub_step("report-unit", log, || match report {
         Some(config) => report::install(root, config),

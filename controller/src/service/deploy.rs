@@ -18,6 +18,7 @@ use crate::{
     store::{Change, EventRecord, JobRecord, JobSpec, NodeRecord, Noted, TaskRecord, Work},
 };
 use metalcast_shared::{
+    fix_up::{Adaptation, FixUpStep, MAX_AUTHORIZED_KEYS, MAX_KERNEL_ARGS},
     id::{ImageRef, JobId, NodeId, Revision},
     manifest::{Manifest, Partition},
     node_set::NodeSet,
@@ -57,6 +58,7 @@ impl Service {
         let partition = choose_partition(&manifest.0, request.partition.as_deref())?;
         let nodes = chosen(&core, &request.nodes)?;
         check_host_name(request, nodes.len())?;
+        check_adaptation(&request.adaptation)?;
         let mut planned = Vec::with_capacity(nodes.len());
         let mut problems = Problems::default();
         for node in nodes {
@@ -71,6 +73,7 @@ impl Service {
             partition: partition.name.clone(),
             filesystem: partition.filesystem.clone(),
             slot: request.slot,
+            adaptation: request.adaptation.clone(),
             nodes: planned.iter().map(|plan| plan.view.clone()).collect(),
         };
         if request.dry_run {
@@ -176,6 +179,7 @@ impl Service {
             slot: request.slot,
             overwrite: plan.overwrite,
             hostname,
+            adaptation: request.adaptation.clone(),
             write_bytes,
             wire_bytes,
             finish: finish(request.report),
@@ -364,6 +368,29 @@ fn check_host_name(request: &DeployRequest, nodes: usize) -> Result<(), Refusal>
         return Err(Refusal::Invalid(format!(
             "{name:?} cannot be a host name: write 1 to 63 of a-z, 0-9 and '-'"
         )));
+    }
+    Ok(())
+}
+
+/// What is asked for and left out at once was not meant.
+fn check_adaptation(adaptation: &Adaptation) -> Result<(), Refusal> {
+    let Adaptation { without, authorized_keys, kernel_args } = adaptation;
+    for (step, option, asked, most) in [
+        (
+            FixUpStep::AuthorizedKeys,
+            "--authorized-keys",
+            authorized_keys.len(),
+            MAX_AUTHORIZED_KEYS,
+        ),
+        (FixUpStep::BootConfig, "--kernel-arg", kernel_args.len(), MAX_KERNEL_ARGS),
+    ] {
+        if asked > most {
+            return Err(Refusal::Invalid(format!("{asked} times {option}; at most {most} go")));
+        }
+        if asked > 0 && without.contains(&step) {
+            let message = format!("{option} is done by {step}, which --without leaves out");
+            return Err(Refusal::Invalid(message));
+        }
     }
     Ok(())
 }

@@ -170,6 +170,7 @@ impl Service {
                 slot,
                 overwrite,
                 hostname,
+                adaptation,
                 finish,
                 ..
             } => {
@@ -183,7 +184,7 @@ impl Service {
                     task::Finish::LocalBoot => None,
                 };
                 let overwrite = self.overwrite(id, overwrite, &disk, slot).await?;
-                let fix_up = FixUp { hostname, report };
+                let fix_up = FixUp { hostname, report, adaptation };
                 let manifest = manifest.1.clone();
                 Ok(WireWork::Deploy(Box::new(Deploy {
                     image,

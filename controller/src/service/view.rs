@@ -8,6 +8,7 @@ use crate::{
 };
 use metalcast_shared::{
     event::{Progress, StepView},
+    fix_up::Adaptation,
     id::{JobId, Mac, NodeId, Revision},
     inventory::Inventory,
     to_controller::LogLevel,
@@ -82,6 +83,9 @@ pub struct DeployRequest {
     /// How the deployed system reports.
     #[serde(default)]
     pub report: ReportMode,
+    /// How it is adapted beyond that.
+    #[serde(default)]
+    pub adaptation: Adaptation,
     /// How long nodes may take to netboot.
     #[serde(default)]
     pub timeout_seconds: Option<u64>,
@@ -144,6 +148,8 @@ pub struct PlanView {
     pub filesystem: String,
     /// The slot.
     pub slot: u16,
+    /// How the system is adapted beyond what every one is.
+    pub adaptation: Adaptation,
     /// What happens on each node.
     pub nodes: Vec<NodePlanView>,
 }

@@ -7,6 +7,7 @@ use crate::jobs::{
 use metalcast_shared::{
     disk::DiskSelector,
     event::TaskEvent,
+    fix_up::Adaptation,
     hash::Hash,
     id::{BootId, JobId, Mac, NodeId, Revision},
     inventory::{Fingerprint, Inventory},
@@ -141,6 +142,9 @@ pub enum Work {
         overwrite: Overwrite,
         /// The host name of the deployed system.
         hostname: String,
+        /// How it is adapted beyond that.
+        #[serde(default)]
+        adaptation: Adaptation,
         /// Bytes that the slot gets.
         write_bytes: u64,
         /// Bytes that come over the network for it.

@@ -7,6 +7,7 @@ use crate::jobs::{
 use metalcast_shared::{
     disk::DiskSelector,
     event::{Step, TaskEvent},
+    fix_up::Adaptation,
     hash::Hash,
     id::{BootId, JobId, Mac, NodeId},
     inventory::{Fingerprint, Inventory},
@@ -64,6 +65,7 @@ fn task(number: i64, node: &NodeRecord) -> TaskRecord {
         slot: 5,
         overwrite: Overwrite::BlankOnly,
         hostname: "node1".into(),
+        adaptation: Adaptation::default(),
         write_bytes: 1,
         wire_bytes: 2,
         finish: Finish::Report,

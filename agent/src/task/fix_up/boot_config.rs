@@ -6,6 +6,7 @@
 use super::Ids;
 use crate::disk::Root;
 use anyhow::ensure;
+use metalcast_shared::fix_up::KernelArg;
 
 /// GRUB's menus, where distributions have them.
 const MENUS: [&str; 2] = ["boot/grub/grub.cfg", "boot/grub2/grub.cfg"];
@@ -23,13 +24,16 @@ const RESUME: &str = "etc/initramfs-tools/conf.d/resume";
 /// With it new menus start without an initramfs first, as Ubuntu's cloud images have it.
 const FORCE_PARTUUID: &str = "GRUB_FORCE_PARTUUID";
 
-pub(super) fn run(root: &Root, ids: &Ids) -> anyhow::Result<Vec<String>> {
+/// Setting of [`DEFAULTS`] that every entry of a new menu gets.
+const COMMAND_LINE: &str = "GRUB_CMDLINE_LINUX";
+
+pub(super) fn run(root: &Root, ids: &Ids, more: &[KernelArg]) -> anyhow::Result<Vec<String>> {
     let mut changes = Vec::new();
     for file in MENUS {
         let mut has_bls = false;
         change(root, file, &mut changes, |text| {
             has_bls = text.split_whitespace().any(|word| word == "blscfg");
-            menu(text, ids)
+            menu(text, ids, more)
         })?;
         ensure!(
             !has_bls,
@@ -37,7 +41,7 @@ pub(super) fn run(root: &Root, ids: &Ids) -> anyhow::Result<Vec<String>> {
              GRUB_ENABLE_BLSCFG=false before saving the image"
         );
     }
-    change(root, DEFAULTS, &mut changes, |text| defaults(text, ids))?;
+    change(root, DEFAULTS, &mut changes, |text| with_more(&defaults(text, ids), more))?;
     for name in root.files(DEFAULTS_DIR)?.iter().filter(|name| name.ends_with(".cfg")) {
         let file = format!("{DEFAULTS_DIR}/{name}");
         change(root, &file, &mut changes, |text| defaults(text, ids))?;
@@ -74,11 +78,12 @@ fn change(
 }
 
 /// Root by the slot's own name, hibernation by this disk's swap.
-fn menu(text: &str, ids: &Ids) -> String {
+fn menu(text: &str, ids: &Ids, more: &[KernelArg]) -> String {
     let text = with_new_uuid(text, ids);
     let lines = text.split('\n').map(|line| match line.split_whitespace().next() {
         Some("linux" | "linux16" | "linuxefi") => {
-            format!("{} {}", command_line(line, ids), resume(ids))
+            let line = command_line(&without(line, more), ids);
+            format!("{line} {}{}", resume(ids), words(more))
         }
         _ => line.to_owned(),
     });
@@ -96,6 +101,46 @@ fn command_line(line: &str, ids: &Ids) -> String {
         }
     });
     words.collect::<Vec<_>>().join(" ").trim_end().to_owned()
+}
+
+/// The words behind something, each after a space: where a word counts once, the last one does.
+fn words(more: &[KernelArg]) -> String {
+    more.iter().map(|word| format!(" {word}")).collect()
+}
+
+/// A command line without these words.
+fn without(line: &str, more: &[KernelArg]) -> String {
+    let others = line.split(' ').filter(|there| !more.iter().any(|word| word.as_str() == *there));
+    others.collect::<Vec<_>>().join(" ")
+}
+
+/// The settings with these words on the command line of every new menu.
+fn with_more(text: &str, more: &[KernelArg]) -> String {
+    if more.is_empty() {
+        return text.to_owned();
+    }
+    let set = |old: &str| {
+        let line = format!("{}{}", without(old, more), words(more));
+        format!("{COMMAND_LINE}=\"{}\"", line.trim_start())
+    };
+    let mut lines: Vec<String> = text.split('\n').map(str::to_owned).collect();
+    let value_of = |line: &str| {
+        let value = line.strip_prefix(COMMAND_LINE)?.strip_prefix('=')?;
+        Some(value.trim().trim_matches(['"', '\'']).to_owned())
+    };
+    // A later setting replaces an earlier one (it is a shell's file), so the last is the one.
+    let found = lines.iter_mut().rev().find_map(|line| value_of(line).map(|value| (line, value)));
+    match found {
+        Some((line, value)) => *line = set(&value),
+        None => {
+            let ends_well = lines.last().is_some_and(String::is_empty);
+            lines.insert(lines.len() - usize::from(ends_well), set(""));
+            if !ends_well {
+                lines.push(String::new());
+            }
+        }
+    }
+    lines.join("\n")
 }
 
 /// Only a setting that is there is changed: an initramfs finds the swap by itself.
@@ -154,7 +199,8 @@ mod tests {
 
     #[test]
     fn the_kernel_is_told_root_and_swap_of_this_disk() {
-        let check = |ids: &Ids, before: &str, after: &str| assert_eq!(menu(before, ids), after);
+        let check =
+            |ids: &Ids, before: &str, after: &str| assert_eq!(menu(before, ids, &[]), after);
         let swap = ids(Some("5555"));
         check(
             &swap,
@@ -173,8 +219,8 @@ mod tests {
             "search --fs-uuid --set=root aaaa\nlinux /v root=UUID=aaaa noresume",
         );
         check(&swap, "echo linux root=/dev/sda1\n", "echo linux root=/dev/sda1\n");
-        let once = menu("linux /v root=/dev/sda1", &swap);
-        assert_eq!(menu(&once, &swap), once, "a second time changes nothing");
+        let once = menu("linux /v root=/dev/sda1", &swap, &[]);
+        assert_eq!(menu(&once, &swap, &[]), once, "a second time changes nothing");
     }
 
     #[test]
@@ -189,6 +235,26 @@ mod tests {
     }
 
     #[test]
+    fn words_that_were_asked_for_are_on_every_command_line_once() {
+        let more: Vec<KernelArg> =
+            ["console=ttyS0,115200", "quiet"].map(|word| word.parse().unwrap()).into();
+        let once = menu("\tlinux /v root=UUID=aaaa quiet\n", &ids(None), &more);
+        assert_eq!(once, "\tlinux /v root=UUID=aaaa noresume console=ttyS0,115200 quiet\n");
+        assert_eq!(menu(&once, &ids(None), &more), once, "a second time changes nothing");
+        let check = |before: &str, after: &str| {
+            assert_eq!(with_more(before, &more), after);
+            assert_eq!(with_more(after, &more), after, "a second time changes nothing");
+            assert_eq!(with_more(before, &[]), before);
+        };
+        check(
+            "GRUB_CMDLINE_LINUX_DEFAULT=\"splash\"\nGRUB_CMDLINE_LINUX='a=b'\nX=1\n",
+            "GRUB_CMDLINE_LINUX_DEFAULT=\"splash\"\n\
+             GRUB_CMDLINE_LINUX=\"a=b console=ttyS0,115200 quiet\"\nX=1\n",
+        );
+        check("X=1", "X=1\nGRUB_CMDLINE_LINUX=\"console=ttyS0,115200 quiet\"\n");
+    }
+
+    #[test]
     fn every_file_of_settings_and_the_next_initramfs_follow() {
         let dir = tempfile::tempdir().unwrap();
         let etc = dir.path().join("etc");
@@ -200,13 +266,13 @@ mod tests {
         let line = etc.join("default/grub.d/50-cloudimg.cfg");
         std::fs::write(&line, b"# \xfc\nGRUB_CMDLINE_LINUX_DEFAULT='resume=/dev/sda3'\n").unwrap();
         let root = Root::open(dir.path()).unwrap();
-        assert_eq!(run(&root, &ids(Some("5555"))).unwrap().len(), 3);
+        assert_eq!(run(&root, &ids(Some("5555")), &[]).unwrap().len(), 3);
         let read = |path: &std::path::Path| std::fs::read(path).unwrap();
         assert_eq!(read(&force), "# ü\nGRUB_FORCE_PARTUUID=1234abcd-05\n".as_bytes());
         assert_eq!(read(&line), b"# \xfc\nGRUB_CMDLINE_LINUX_DEFAULT='resume=UUID=5555'\n");
         assert_eq!(read(&etc.join("initramfs-tools/conf.d/resume")), b"RESUME=UUID=5555\n");
         assert!(
-            run(&root, &ids(Some("5555"))).unwrap().is_empty(),
+            run(&root, &ids(Some("5555")), &[]).unwrap().is_empty(),
             "a second time changes nothing"
         );
     }
@@ -216,7 +282,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(dir.path().join("boot/grub2")).unwrap();
         std::fs::write(dir.path().join("boot/grub2/grub.cfg"), "insmod blscfg\nblscfg\n").unwrap();
-        let error = run(&Root::open(dir.path()).unwrap(), &ids(None)).unwrap_err().to_string();
+        let error = run(&Root::open(dir.path()).unwrap(), &ids(None), &[]).unwrap_err().to_string();
         assert!(error.starts_with("/boot/grub2/grub.cfg finds its kernels by blscfg"), "{error}");
     }
 }

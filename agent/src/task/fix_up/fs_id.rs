@@ -14,6 +14,7 @@ use super::super::{
 };
 use crate::disk::{Access, Mounted, look_at, uuid_of};
 use anyhow::{Context, ensure};
+use metalcast_shared::fix_up::FixUpStep;
 use metalcast_sys::block::{self, BlockDevice, partition_path};
 use std::path::Path;
 
@@ -36,7 +37,8 @@ pub(super) fn make_unique(
 ) -> anyhow::Result<Unique> {
     let mut known = others(target, log)?;
     let uuid = slot_uuid(target, log)?;
-    if !known.contains(&uuid) {
+    let left_out = system.fix_up.adaptation.without.contains(&FixUpStep::UniqueFsId);
+    if left_out || !known.contains(&uuid) {
         known.push(uuid.clone());
         return Ok(Unique { uuid, image_uuid: None, known });
     }

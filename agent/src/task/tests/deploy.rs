@@ -4,6 +4,7 @@ use super::rig::{MIB, Rig, TestImage, TestSource, tool};
 use crate::disk::Operation;
 use metalcast_shared::{
     event::{Step, TaskEvent},
+    fix_up::{Adaptation, FixUpStep},
     to_agent::Overwrite,
 };
 use std::{process::Command, sync::atomic::Ordering};
@@ -45,10 +46,42 @@ fn a_blank_disk_gets_table_menu_and_an_adapted_system() {
     assert!(rig.is_startable(5) && !rig.is_startable(6));
     assert!(rig.read(510, 2) == [0x55, 0xaa], "the disk has a boot sector");
     assert!(notes.contains("check-disk: loop") && notes.contains(super::rig::SERIAL), "{notes}");
-    for step in ["partition: table written", "verify: ", "fix-up: hostname: node5 (was \"golden\")"]
-    {
+    for step in [
+        "partition: table written",
+        "verify: ",
+        "fix-up: hostname: node5 (was \"golden\")",
+        "fix-up: ssh-host-keys: the image's 1 taken out; ed25519 is SHA256:",
+    ] {
         assert!(notes.contains(step), "no {step:?} in {notes}");
     }
+}
+
+#[test]
+fn an_operator_has_a_say_in_the_adaptation() {
+    let rig = Rig::new(TestImage::ordinary());
+    let mut order = rig.order(5, Overwrite::BlankOnly);
+    let left_out = |step: &FixUpStep| !matches!(step, FixUpStep::AuthorizedKeys | FixUpStep::Fstab);
+    order.fix_up.adaptation = Adaptation {
+        without: FixUpStep::ALL.into_iter().filter(left_out).collect(),
+        authorized_keys: vec!["ssh-ed25519 AAAAC3Nz me".parse().unwrap()],
+        kernel_args: Vec::new(),
+    };
+    let source = || TestSource::new(rig.image.clone());
+    let notes = rig.run(&order, &source(), |_| {}).expect().notes().join("\n");
+    assert!(notes.contains("fix-up: hostname: left out, as asked for"), "{notes}");
+    assert!(!notes.contains("fstab: left out"), "{notes}");
+    assert_eq!(rig.cat(5, "/etc/hostname"), "golden\n");
+    assert_eq!(rig.cat(5, "/etc/ssh/ssh_host_rsa_key"), "the image's\n");
+    assert_ne!(rig.cat(5, "/etc/machine-id"), "");
+    assert!(rig.cat(5, "/boot/grub/grub.cfg").contains("root=/dev/sda1"));
+    assert!(rig.cat(5, "/etc/fstab").contains(&format!("UUID={} / ", rig.image.uuid)));
+    assert_eq!(rig.cat(5, "/root/.ssh/authorized_keys"), "ssh-ed25519 AAAAC3Nz me\n");
+
+    let kernel_args = vec!["console=ttyS0,115200".parse().unwrap()];
+    order.fix_up.adaptation = Adaptation { kernel_args, ..Adaptation::default() };
+    order.overwrite = Overwrite::OwnSlot;
+    rig.run(&order, &source(), |_| {}).expect();
+    assert!(rig.cat(5, "/boot/grub/grub.cfg").contains(" console=ttyS0,115200\n"));
 }
 
 #[test]

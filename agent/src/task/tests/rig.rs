@@ -16,6 +16,7 @@ use metalcast_shared::{
     boot::ReportConfig,
     disk::{Disk, DiskSelector},
     event::{Step, TaskEvent},
+    fix_up::Adaptation,
     hash::Hash,
     id::Revision,
     layout::Layout,
@@ -168,6 +169,7 @@ pub(crate) fn ordinary_tree(root: &Path) {
     file("etc/fstab", b"UUID=0000-0000 / ext4 errors=remount-ro 0 1\n/dev/sda2 none swap sw 0 0\n");
     file("etc/hostname", b"golden\n");
     file("etc/hosts", b"127.0.0.1\tlocalhost\n127.0.1.1\tgolden\n");
+    file("etc/ssh/ssh_host_rsa_key", b"the image's\n");
     file("etc/machine-id", b"0123456789abcdef0123456789abcdef\n");
     file("usr/lib/systemd/systemd", b"");
     file(
@@ -391,6 +393,7 @@ impl Rig {
                     url: "http://10.0.0.1/report".into(),
                     token: "aa".into(),
                 }),
+                adaptation: Adaptation::default(),
             },
         }
     }

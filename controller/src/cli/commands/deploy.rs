@@ -13,8 +13,14 @@ use crate::{
         BootAnswer, BootRequest, DeployAnswer, DeployRequest, NodePlanView, PlanView, ReportMode,
     },
 };
+use anyhow::Context;
 use clap::{Args, ValueEnum};
-use metalcast_shared::{id::ImageRef, node_set::NodeSet};
+use metalcast_shared::{
+    fix_up::{Adaptation, AuthorizedKey, FixUpStep, KernelArg},
+    id::ImageRef,
+    node_set::NodeSet,
+};
+use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 pub(in crate::cli) struct Deploy {
@@ -41,6 +47,15 @@ pub(in crate::cli) struct Deploy {
     /// How the deployed system reports that it is up
     #[arg(long, value_enum, default_value_t)]
     report: Report,
+    /// Fix-ups to leave out, such as hostname,ssh-host-keys
+    #[arg(long, value_name = "STEP", value_delimiter = ',')]
+    without: Vec<FixUpStep>,
+    /// File with public keys that may log in as root
+    #[arg(long, value_name = "FILE")]
+    authorized_keys: Option<PathBuf>,
+    /// Word to add to the kernel's command line, such as console=ttyS0,115200
+    #[arg(long = "kernel-arg", value_name = "WORD")]
+    kernel_args: Vec<KernelArg>,
     /// Seconds that nodes may take to netboot [default: 1800]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -86,6 +101,11 @@ pub(in crate::cli) async fn deploy(
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
     let wait = Wait::from(command.wait);
+    let adaptation = Adaptation {
+        without: command.without,
+        authorized_keys: authorized_keys(command.authorized_keys.as_deref())?,
+        kernel_args: command.kernel_args,
+    };
     let request = DeployRequest {
         image: command.image.to_string(),
         slot: command.slot,
@@ -98,6 +118,7 @@ pub(in crate::cli) async fn deploy(
             Report::Unit => ReportMode::Unit,
             Report::None => ReportMode::None,
         },
+        adaptation,
         timeout_seconds: command.timeout,
         dry_run: command.dry_run,
         yes: command.yes,
@@ -145,9 +166,28 @@ pub(in crate::cli) async fn boot(
     }
 }
 
+fn authorized_keys(file: Option<&Path>) -> anyhow::Result<Vec<AuthorizedKey>> {
+    let Some(path) = file else { return Ok(Vec::new()) };
+    let keys = std::fs::read_to_string(path)
+        .map_err(anyhow::Error::from)
+        .and_then(|text| Ok(AuthorizedKey::all_of(&text)?));
+    keys.with_context(|| format!("reading {}", path.display()))
+}
+
 fn describe(plan: &PlanView, printer: &Printer) -> String {
-    let PlanView { image, partition, filesystem, slot, nodes } = plan;
+    let PlanView { image, partition, filesystem, slot, adaptation, nodes } = plan;
     let mut lines = vec![format!("{image}, partition {partition} ({filesystem}), to slot {slot}:")];
+    let Adaptation { without, authorized_keys, kernel_args } = adaptation;
+    let list = |words: Vec<String>| words.join(" ");
+    for (what, words) in [
+        ("without", list(without.iter().map(ToString::to_string).collect())),
+        ("root keys", list(authorized_keys.iter().map(ToString::to_string).collect())),
+        ("kernel", list(kernel_args.iter().map(ToString::to_string).collect())),
+    ] {
+        if !words.is_empty() {
+            lines.push(format!("  {what:<9} {words}"));
+        }
+    }
     for node in nodes {
         describe_node(node, &mut lines, printer);
     }

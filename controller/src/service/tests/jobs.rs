@@ -9,6 +9,7 @@ use crate::{
 use metalcast_netboot::table::BootAnswer;
 use metalcast_shared::{
     event::{Progress, Step, StepState, TaskEvent},
+    fix_up::{Adaptation, FixUpStep},
     to_agent::{Overwrite, ToAgent, Work},
     to_controller::{LogLevel, ToController},
 };
@@ -103,6 +104,28 @@ async fn a_deployment_from_the_plan_to_the_systems_report() {
     let node = rig.service.node("node1").await.unwrap();
     assert_eq!(node.slots[0].stage, SlotStage::Confirmed);
     check_used(&rig).await;
+}
+
+#[tokio::test]
+async fn what_an_operator_says_of_the_adaptation_reaches_the_agent() {
+    let rig = Rig::new().await;
+    let mut agent = rig.approved(&Machine::new(1)).await;
+    let adaptation = Adaptation {
+        without: vec![FixUpStep::Hostname],
+        authorized_keys: vec!["ssh-ed25519 AAAAC3Nz me".parse().unwrap()],
+        kernel_args: vec!["quiet".parse().unwrap()],
+    };
+    for step in [FixUpStep::AuthorizedKeys, FixUpStep::BootConfig] {
+        let refused = rig.deploy_with("node1", |request| {
+            request.adaptation = Adaptation { without: vec![step], ..adaptation.clone() };
+        });
+        let Err(Refusal::Invalid(message)) = refused.await else { panic!("{step} is taken") };
+        assert!(message.contains(step.name()), "{message}");
+    }
+    let order = rig.deploy_with("node1", |request| request.adaptation = adaptation.clone());
+    assert_eq!(order.await.unwrap().plan.adaptation, adaptation, "the plan shows it");
+    let Work::Deploy(deploy) = agent.take_task().work else { panic!() };
+    assert_eq!(deploy.fix_up.adaptation, adaptation);
 }
 
 #[tokio::test]
