@@ -34,6 +34,7 @@ use metalcast_shared::{
     inventory::Fingerprint,
     to_agent::ToAgent,
     to_controller::{Hello, ToController},
+    transfer::SEND_WINDOW_BYTES,
 };
 use quinn::crypto::rustls::QuicServerConfig;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -48,8 +49,6 @@ pub const MAX_CONNECTIONS: usize = 4096;
 const MAX_UNVALIDATED_HANDSHAKES: usize = 128;
 /// Most streams that an agent may have open: the session and several requests.
 const MAX_STREAMS: u32 = 16;
-/// Unacknowledged and queued bytes of one connection: 1 Gbit/s for 60 ms.
-pub const SEND_WINDOW_BYTES: u64 = 8 << 20;
 /// Received and unread bytes of one connection; agents send little, the longest message has 1 MiB.
 pub const RECEIVE_WINDOW_BYTES: u32 = 4 << 20;
 /// The same of one stream: a whole message and its length.

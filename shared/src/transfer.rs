@@ -8,6 +8,15 @@
 
 use std::collections::VecDeque;
 
+/// Bytes that may be under way to an agent on one stream, and on all: with the frames in hand they bound the agent's
+/// memory, and are enough for 10 Gbit/s over a millisecond.
+pub const STREAM_WINDOW_BYTES: u32 = 2 << 20;
+/// See [`STREAM_WINDOW_BYTES`].
+pub const WINDOW_BYTES: u32 = 8 << 20;
+
+/// Unacknowledged and queued bytes of one connection on the controller: 1 Gbit/s for 60 ms.
+pub const SEND_WINDOW_BYTES: u64 = 8 << 20;
+
 /// How often one chunk may be asked for before the transfer gives up on it.
 pub const MAX_ATTEMPTS: u8 = 5;
 

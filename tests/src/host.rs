@@ -34,9 +34,13 @@ impl Shipped {
     pub fn of(artefacts: &Artefacts, dir: &Path) -> Result<Self> {
         let dir = dir.join("shipped");
         std::fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
-        let unpack = "zstd -dcq \"$0\" | cpio -idm --quiet 'bin/metalcast-agent' 'lib/metalcast/*'";
+        let unpack = "tail -c \"+$1\" \"$0\" | zstd -dcq | \
+                      cpio -idm --quiet 'bin/metalcast-agent' 'lib/metalcast/*'";
         let initramfs = artefacts.ram_image.join("initramfs");
-        run(Command::new("sh").args(["-ec", unpack]).arg(initramfs).current_dir(&dir))?;
+        let start = second_archive(&initramfs)?;
+        let mut command = Command::new("sh");
+        command.args(["-ec", unpack]).arg(initramfs).arg((start + 1).to_string());
+        run(command.current_dir(&dir))?;
         Ok(Self { dir })
     }
 
@@ -48,6 +52,18 @@ impl Shipped {
     fn loaders(&self) -> PathBuf {
         self.dir.join("lib/metalcast/grub")
     }
+}
+
+/// Where an initramfs goes on compressed, behind the first archive: that holds what is compressed by itself.
+fn second_archive(initramfs: &Path) -> Result<usize> {
+    let bytes = std::fs::read(initramfs).context("reading the initramfs")?;
+    let find = |what: &[u8], from: usize| {
+        let place = bytes[from..].windows(what.len()).position(|window| window == what);
+        place.map(|place| from + place)
+    };
+    // The name of an archive's last entry, and what a zstd frame begins with.
+    let end = find(b"TRAILER!!!", 0).context("the initramfs does not begin with an archive")?;
+    find(&[0x28, 0xb5, 0x2f, 0xfd], end).context("nothing compressed is in the initramfs")
 }
 
 /// A host on a cable, with one disk.

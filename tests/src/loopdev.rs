@@ -55,6 +55,16 @@ impl LoopDisk {
         Ok(())
     }
 
+    /// Makes the disk as new: no partitions, and a hole where anything was written.
+    ///
+    /// # Errors
+    /// When a partition is in use, or blkdiscard(8) cannot.
+    pub fn make_blank(&self) -> Result<()> {
+        // Having none to delete is an error to partx.
+        let _ = run(Command::new("partx").arg("--delete").arg(&self.path));
+        run(Command::new("blkdiscard").arg(&self.path)).map(drop)
+    }
+
     /// The node of a partition, `/dev/loopNpM`.
     ///
     /// # Errors

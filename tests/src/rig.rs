@@ -188,6 +188,11 @@ impl Rig {
         &self.socket
     }
 
+    /// The controller's process id.
+    pub fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+
     /// The controller's log.
     pub fn log_path(&self) -> &Path {
         self.server.log_path()

@@ -5,6 +5,7 @@ use anyhow::Context;
 use metalcast_shared::{
     boot::BootConfig,
     close,
+    transfer::{STREAM_WINDOW_BYTES, WINDOW_BYTES},
     version::{ALPN, SERVER_NAME},
 };
 use quinn::{
@@ -29,11 +30,6 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the end of a connection may take to reach the controller.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
-
-/// Bytes that may be under way to us, per stream and in all: with the frames in hand they bound the
-/// agent's memory, and are enough for 10 Gbit/s over a millisecond.
-const STREAM_WINDOW: u32 = 2 << 20;
-const WINDOW: u32 = 8 << 20;
 
 /// TLS alerts (RFC 8446, section 6) with which a server refuses a certificate; QUIC adds 0x100.
 /// 51 is what a CA of the same name with another key gives.
@@ -155,8 +151,8 @@ impl Connector {
         let mut transport = TransportConfig::default();
         transport.keep_alive_interval(Some(KEEP_ALIVE));
         transport.max_idle_timeout(Some(IdleTimeout::try_from(IDLE_LIMIT)?));
-        transport.stream_receive_window(STREAM_WINDOW.into());
-        transport.receive_window(WINDOW.into());
+        transport.stream_receive_window(STREAM_WINDOW_BYTES.into());
+        transport.receive_window(WINDOW_BYTES.into());
         // The controller opens no streams.
         transport.max_concurrent_bidi_streams(0u32.into());
         transport.max_concurrent_uni_streams(0u32.into());

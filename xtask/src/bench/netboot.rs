@@ -12,20 +12,18 @@ mod load;
 
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use metalcast_tests::dnsmasq::Dnsmasq;
 use metalcast_tests::lab::{BRIDGE, Lab};
 use metalcast_tests::namespace::Namespace;
-use metalcast_tests::paths;
 use metalcast_tests::process::{Background, run};
 use metalcast_tests::progress::step;
-use metalcast_tests::rig::{Artefacts, Rig, Setup};
+use metalcast_tests::rig::{Rig, Setup};
 
-use super::{AT_LEAST_AS_MUCH, Figure};
-use crate::{dist, initramfs, root, setup};
+use super::{AT_LEAST_AS_MUCH, Figure, in_turns, library_path, shipped};
+use crate::initramfs;
 
 /// Rivals with what they need that a Debian may not have. They are unpacked, not installed: nothing of them is to run
 /// when the bench is over.
@@ -48,14 +46,7 @@ const HTTP_REPEATS: usize = 10;
 /// # Errors
 /// When a side cannot be set up, or a client does not get what it asks for.
 pub fn measure(runs: u32, options: &initramfs::Options) -> Result<Vec<Figure>> {
-    let artefacts = root::artefacts(options, || {
-        setup::run()?;
-        dist::controller().map(drop)
-    })?;
-    // Who has become root since finds it there.
-    let controller = paths::target().join("release/metalcast");
-    ensure!(controller.exists(), "{} is missing: cargo xtask dist", controller.display());
-    let artefacts = Artefacts { controller, ..artefacts };
+    let artefacts = shipped(options, || Ok(()))?;
     let rivals = step("unpacking the rivals", || initramfs::packages(&PACKAGES))?;
     let lab = Lab::new("bench-ours", 41)?;
     let bytes = boot_files(&artefacts.ram_image, lab.dir())?;
@@ -85,26 +76,6 @@ pub fn measure(runs: u32, options: &initramfs::Options) -> Result<Vec<Figure>> {
     let pairs = step(&name, || in_turns(runs, || ask(&ours), || ask(&theirs)))?;
     figures.push(Figure { name, unit: "1/s", rival: "dnsmasq", pairs, goal: AT_LEAST_AS_MUCH });
     Ok(figures)
-}
-
-/// Measures both sides as often, after one run of each that does not count. Who is first changes.
-fn in_turns(
-    runs: u32,
-    ours: impl Fn() -> Result<f64>,
-    theirs: impl Fn() -> Result<f64>,
-) -> Result<Vec<(f64, f64)>> {
-    ours()?;
-    theirs()?;
-    let pair = |run: u32| {
-        Ok(match run % 2 {
-            0 => (ours()?, theirs()?),
-            _ => {
-                let theirs = theirs()?;
-                (ours()?, theirs)
-            }
-        })
-    };
-    (0..runs).map(pair).collect()
 }
 
 /// Writes kernel and initramfs as the boot files that the controller knows; their size together.
@@ -201,17 +172,10 @@ impl Side {
 
 fn tftpd(lab: &Lab, root: &Path, libraries: &Path) -> Result<Background> {
     let mut command = lab.command("env");
-    let libraries = libraries.join("usr/lib").join(multiarch()?);
-    command.arg(format!("LD_LIBRARY_PATH={}", libraries.display()));
+    command.arg(library_path(libraries)?);
     command.arg(root.join("usr/sbin/in.tftpd"));
     command.args(["--foreground", "--user", "root", "--secure", "--address"]);
     lab.spawn("tftpd", command.arg(format!("{}:69", lab.address())).arg(lab.dir()))
-}
-
-/// The directory of this machine's libraries, such as `x86_64-linux-gnu`.
-fn multiarch() -> Result<PathBuf> {
-    let printed = run(Command::new("gcc").arg("-print-multiarch"))?;
-    Ok(printed.trim().into())
 }
 
 /// As Debian configures it, with paths of ours.
