@@ -1,12 +1,13 @@
-//! Moves a file over QUIC with the windows and the cryptography of controller and agent, and drops it at the other end:
-//! the rate that a deployment could have if nothing else had to be done. `cargo xtask bench deploy` runs both ends.
+//! Moves a file over QUIC with the windows, the receive buffer and the cryptography of controller and agent, and drops
+//! it at the other end: the rate that a deployment could have if nothing else had to be done. `cargo xtask bench deploy`
+//! runs both ends.
 //!
 //! ```text
 //! bare_quic send ADDRESS:PORT CERTIFICATE FILE    writes the certificate, says "ready", serves one connection
 //! bare_quic receive ADDRESS:PORT CERTIFICATE      prints "N bytes in M ns"
 //! ```
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,8 +15,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use metalcast_shared::transfer::{SEND_WINDOW_BYTES, STREAM_WINDOW_BYTES, WINDOW_BYTES};
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ClientConfig, Connection, Endpoint, ServerConfig, TransportConfig};
+use quinn::{
+    ClientConfig, Connection, Endpoint, EndpointConfig, ServerConfig, TokioRuntime, TransportConfig,
+};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -86,7 +90,10 @@ async fn receive(address: SocketAddr, certificate: &Path) -> Result<()> {
     transport.stream_receive_window(STREAM_WINDOW_BYTES.into());
     transport.receive_window(WINDOW_BYTES.into());
     config.transport_config(Arc::new(transport));
-    let endpoint = Endpoint::client(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))?;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("binding")?;
+    setsockopt(&socket, RcvBufForce, &(WINDOW_BYTES as usize)).context("asking for a buffer")?;
+    let runtime = Arc::new(TokioRuntime);
+    let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, runtime)?;
     let connection = endpoint.connect_with(config, address, NAME)?.await?;
     let start = Instant::now();
     let streams: Vec<_> = (0..STREAMS).map(|_| tokio::spawn(drain(connection.clone()))).collect();

@@ -52,7 +52,8 @@ pub struct Device<'t> {
     bytes: u64,
     sector_bytes: u32,
     tap: Option<&'t Tap>,
-    buffer: Mutex<aligned::Aligned>,
+    /// For direct reads: as many as threads ever read at a time.
+    buffers: Mutex<Vec<aligned::Aligned>>,
 }
 
 impl fmt::Debug for Device<'_> {
@@ -125,7 +126,7 @@ impl<'t> Device<'t> {
             bytes,
             sector_bytes,
             tap,
-            buffer: Mutex::default(),
+            buffers: Mutex::default(),
         }
     }
 
@@ -222,41 +223,35 @@ impl<'t> Device<'t> {
 
     /// Reads from the disk itself where that is possible.
     pub(super) fn read_at(&self, bytes: &mut [u8], offset: u64) -> anyhow::Result<()> {
-        let length = bytes.len();
-        let done = match &self.direct {
-            Some(file) => self.read_direct(file, bytes, offset),
+        self.read_with(offset, bytes.len(), |read| bytes.copy_from_slice(read))
+    }
+
+    /// The same, with what was read lent and not copied.
+    pub(super) fn read_with(
+        &self,
+        offset: u64,
+        length: usize,
+        take: impl FnOnce(&[u8]),
+    ) -> anyhow::Result<()> {
+        let buffers = || self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffer = buffers().pop().unwrap_or_default();
+        let direct = match &self.direct {
+            Some(file) => read_direct(file, &mut buffer, offset, length),
             None => Err(io::ErrorKind::InvalidInput.into()),
         };
-        let done = match done {
+        let read = match direct {
             // EINVAL: whatever the file is on has no direct reads after all.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                self.file().read_exact_at(bytes, offset)
+                let slice = buffer.slice(length);
+                self.file().read_exact_at(slice, offset).map(|()| &*slice)
             }
             other => other,
         };
-        done.with_context(|| {
+        let result = read.map(take).with_context(|| {
             format!("reading {length} bytes at {offset} of {}", self.path.display())
-        })
-    }
-
-    fn read_direct(&self, file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-        let align = aligned::ALIGN as u64;
-        let skip = (offset % align) as usize;
-        let start = offset - skip as u64;
-        let length = (skip + bytes.len()).next_multiple_of(aligned::ALIGN);
-        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
-        let slice = buffer.slice(length);
-        let mut have = 0;
-        while have < skip + bytes.len() {
-            match file.read_at(&mut slice[have..], start + have as u64) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(read) => have += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        bytes.copy_from_slice(&slice[skip..skip + bytes.len()]);
-        Ok(())
+        });
+        buffers().push(buffer);
+        result
     }
 
     fn announce(&self, operation: Operation) -> anyhow::Result<()> {
@@ -266,4 +261,27 @@ impl<'t> Device<'t> {
             None => Ok(()),
         }
     }
+}
+
+/// `length` bytes from `offset` on, read in whole pages around them.
+fn read_direct<'b>(
+    file: &File,
+    buffer: &'b mut aligned::Aligned,
+    offset: u64,
+    length: usize,
+) -> io::Result<&'b [u8]> {
+    let skip = (offset % aligned::ALIGN as u64) as usize;
+    let start = offset - skip as u64;
+    let end = skip + length;
+    let slice = buffer.slice(end.next_multiple_of(aligned::ALIGN));
+    let mut have = 0;
+    while have < end {
+        match file.read_at(&mut slice[have..], start + have as u64) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => have += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(&slice[skip..end])
 }

@@ -15,7 +15,6 @@ pub(super) fn of_extents(
 ) -> anyhow::Result<Hash> {
     let mut hasher = blake3::Hasher::new();
     let mut pieces = extents.flat_map(pieces_of).peekable();
-    let mut buffer = Vec::new();
     while let Some(first) = pieces.next() {
         let mut group = vec![first];
         let mut end = first.0 + first.1 as u64;
@@ -27,12 +26,12 @@ pub(super) fn of_extents(
             end = next.0 + next.1 as u64;
             group.push(next);
         }
-        buffer.resize((end - first.0) as usize, 0);
-        window.read_at(&mut buffer, first.0)?;
-        for (offset, length) in group {
-            let at = (offset - first.0) as usize;
-            hasher.update(&buffer[at..at + length]);
-        }
+        window.read_with(first.0, (end - first.0) as usize, |read| {
+            for (offset, length) in group {
+                let at = (offset - first.0) as usize;
+                hasher.update(&read[at..at + length]);
+            }
+        })?;
     }
     Ok(Hash(*hasher.finalize().as_bytes()))
 }

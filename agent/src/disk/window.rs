@@ -61,6 +61,17 @@ impl<'d> Window<'d> {
         self.device.read_at(bytes, offset)
     }
 
+    /// The same, with what was read lent and not copied.
+    pub(super) fn read_with(
+        &self,
+        offset: u64,
+        length: usize,
+        take: impl FnOnce(&[u8]),
+    ) -> anyhow::Result<()> {
+        let offset = self.place(offset, length as u64)?;
+        self.device.read_with(offset, length, take)
+    }
+
     /// The hash of some extents (offset in the window, length), one behind the other.
     pub fn hash(&self, extents: impl Iterator<Item = (u64, usize)>) -> anyhow::Result<Hash> {
         hash::of_extents(self, extents)

@@ -8,16 +8,18 @@ use metalcast_shared::{
     transfer::{STREAM_WINDOW_BYTES, WINDOW_BYTES},
     version::{ALPN, SERVER_NAME},
 };
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use quinn::{
-    ClientConfig, Connection, ConnectionError, Endpoint, IdleTimeout, TransportConfig,
-    TransportErrorCode, crypto::rustls::QuicClientConfig,
+    ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout, TokioRuntime,
+    TransportConfig, TransportErrorCode, crypto::rustls::QuicClientConfig,
 };
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 use std::{
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -117,7 +119,10 @@ impl Connector {
             SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
         };
-        let endpoint = Endpoint::client(local).context("opening a UDP socket")?;
+        let socket = socket(local).context("opening a UDP socket")?;
+        let runtime = Arc::new(TokioRuntime);
+        let endpoint = Endpoint::new(EndpointConfig::default(), None, socket, runtime)
+            .context("setting up QUIC")?;
         *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(endpoint.clone());
         let connecting = endpoint.connect_with(self.client(identity)?, address, SERVER_NAME)?;
         let connection = tokio::time::timeout(HANDSHAKE_LIMIT, connecting)
@@ -159,6 +164,16 @@ impl Connector {
         client.transport_config(Arc::new(transport));
         Ok(client)
     }
+}
+
+/// A socket that holds all that may be under way to us: while the processors are busy with what came before, nothing is
+/// lost. Beyond the system's own limit that is root's right.
+fn socket(local: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(local)?;
+    if let Err(error) = setsockopt(&socket, RcvBufForce, &(WINDOW_BYTES as usize)) {
+        tracing::debug!("the socket keeps its small buffer: {error}");
+    }
+    Ok(socket)
 }
 
 /// Whether an error says that the controller refuses our certificate, which no repetition mends.

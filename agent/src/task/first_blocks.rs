@@ -25,9 +25,9 @@ pub(super) fn run(
         }
     }
     let arrived = Mutex::new(Vec::new());
-    let keep = |chunk: &Chunk, data: Vec<u8>| {
+    let keep = |chunk: &Chunk, data: &[u8]| {
         let mut arrived = arrived.lock().unwrap_or_else(PoisonError::into_inner);
-        arrived.push((chunk.clone(), data));
+        arrived.push((chunk.clone(), data.to_vec()));
         Ok(())
     };
     let pump = Pump { image, number: 0, page: &page, source, log };

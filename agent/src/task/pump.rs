@@ -11,7 +11,7 @@ use super::{
     source::{ChunkSource, Delivery, Loss, Request, Sink, Wanted},
 };
 use anyhow::Context;
-use metalcast_formats::chunk;
+use metalcast_formats::chunk::Opener;
 use metalcast_shared::{
     manifest::{Chunk, Page},
     transfer::PageTransfer,
@@ -52,7 +52,7 @@ pub(super) struct Arrived {
 }
 
 /// What is done with a chunk's data; called from several threads.
-pub(super) type Write<'w> = dyn Fn(&Chunk, Vec<u8>) -> anyhow::Result<()> + Sync + 'w;
+pub(super) type Write<'w> = dyn Fn(&Chunk, &[u8]) -> anyhow::Result<()> + Sync + 'w;
 
 /// One page of which chunks are fetched.
 pub(super) struct Pump<'p> {
@@ -158,6 +158,7 @@ impl Pump<'_> {
         results: &mpsc::Sender<Done>,
         write: &Write<'_>,
     ) {
+        let mut opener = Opener::default();
         loop {
             let next = frames.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
             let Some(delivery) = next else { break };
@@ -165,17 +166,22 @@ impl Pump<'_> {
                 continue;
             }
             // The receiver is gone only when the page was given up.
-            let _ = results.send(self.take(delivery, write));
+            let _ = results.send(self.take(delivery, &mut opener, write));
         }
     }
 
-    fn take(&self, Delivery { position, what }: Delivery, write: &Write<'_>) -> Done {
+    fn take(
+        &self,
+        Delivery { position, what }: Delivery,
+        opener: &mut Opener,
+        write: &Write<'_>,
+    ) -> Done {
         let chunk = self.chunk(position);
         let frame = match what {
             Ok(frame) => frame,
             Err(loss) => return Done::Lost(position, loss),
         };
-        match chunk::open(&frame, chunk, self.image.partition()) {
+        match opener.open(&frame, chunk, self.image.partition()) {
             Ok(data) => match write(chunk, data) {
                 Ok(()) => Done::Written(position),
                 Err(error) => Done::Failed(error),

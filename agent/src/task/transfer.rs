@@ -52,7 +52,7 @@ pub(super) fn run(
         let pump = Pump { image, number, page: &page, source, log };
         pump.run(
             &mut transfer,
-            &|chunk, data| slot.write_extents(chunk.extents(image.partition()), &data),
+            &|chunk, data| slot.write_extents(chunk.extents(image.partition()), data),
             &mut |arrived| count(image, &device, &mut counts, arrived, log),
         )?;
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! partclone Reader ──Chunks──> PlainChunk ──Sealer──> one zstd frame + its manifest entry
-//!                                                     frame ──open──> the used blocks again
+//!                                                     frame ──Opener──> the used blocks again
 //! ```
 //!
 //! A frame carries its content size and zstd's own checksum, so that `zstd -d` over all frames of a
@@ -51,6 +51,13 @@ pub struct Sealed {
 /// Compresses chunks; its memory is kept from one to the next.
 pub struct Sealer {
     compressor: zstd::bulk::Compressor<'static>,
+}
+
+/// Takes chunks out of frames; its memory is kept from one to the next.
+#[derive(Default)]
+pub struct Opener {
+    decompressor: zstd::bulk::Decompressor<'static>,
+    data: Vec<u8>,
 }
 
 /// Why a frame does not give its chunk.
@@ -179,23 +186,41 @@ impl Sealer {
     }
 }
 
-/// The used blocks of a chunk from its frame. The frame's hash is checked before anything is
-/// decompressed, the blocks' hash before anything is returned. Memory: what the manifest promises,
-/// at most 1 MiB or one block.
+impl Opener {
+    /// The used blocks of a chunk from its frame. The frame's hash is checked before anything is
+    /// decompressed, the blocks' hash before anything is returned. Memory: what manifests promised,
+    /// at most 1 MiB or one block.
+    pub fn open(
+        &mut self,
+        frame: &[u8],
+        chunk: &Chunk,
+        partition: &Partition,
+    ) -> Result<&[u8], ChunkError> {
+        let index = chunk.index;
+        let got = Hash::of(frame);
+        if frame.len() != chunk.frame_bytes as usize || got != chunk.frame_hash {
+            return Err(ChunkError::Frame { index, expected: chunk.frame_hash, got });
+        }
+        let bytes = decoded_bytes(chunk, partition).ok_or(ChunkError::Entry { index })?;
+        if self.data.len() < bytes {
+            self.data = vec![0; bytes];
+        }
+        let decoded = self
+            .decompressor
+            .decompress_to_buffer(frame, &mut self.data[..bytes])
+            .map_err(|source| ChunkError::Decompress { index, source })?;
+        let data = &self.data[..decoded];
+        let got = Hash::of(data);
+        if decoded != bytes || got != chunk.data_hash {
+            return Err(ChunkError::Data { index, expected: chunk.data_hash, got });
+        }
+        Ok(data)
+    }
+}
+
+/// The used blocks of one chunk: an [`Opener`] that is needed once.
 pub fn open(frame: &[u8], chunk: &Chunk, partition: &Partition) -> Result<Vec<u8>, ChunkError> {
-    let index = chunk.index;
-    let got = Hash::of(frame);
-    if frame.len() != chunk.frame_bytes as usize || got != chunk.frame_hash {
-        return Err(ChunkError::Frame { index, expected: chunk.frame_hash, got });
-    }
-    let bytes = decoded_bytes(chunk, partition).ok_or(ChunkError::Entry { index })?;
-    let data = zstd::bulk::decompress(frame, bytes)
-        .map_err(|source| ChunkError::Decompress { index, source })?;
-    let got = Hash::of(&data);
-    if data.len() != bytes || got != chunk.data_hash {
-        return Err(ChunkError::Data { index, expected: chunk.data_hash, got });
-    }
-    Ok(data)
+    Opener::default().open(frame, chunk, partition).map(<[u8]>::to_vec)
 }
 
 /// Length of the decoded chunk, unless that is more than any chunk has: the entry may come from

@@ -52,7 +52,7 @@ impl Pipeline {
         warm(&self.image)?;
         let (nc, address) = (&self.nc, lab.address());
         let receive = format!(
-            "{nc} -N {address} {PORT} </dev/null | zstd -dcq | \
+            "{nc} -d {address} {PORT} | zstd -dcq | \
              partclone.restore -z 10485760 -L restore.log -s - -o \"$0\" && sync \"$0\" && \
              printf '\\n%s ns\\n' $(date +%s%N)"
         );
