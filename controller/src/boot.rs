@@ -92,7 +92,7 @@ impl<N: Nodes> Boot<N> {
     /// cannot be read, settings that do not fit into a boot script.
     pub async fn bind(config: &Config, nodes: N, pki: Arc<Pki>) -> anyhow::Result<Self> {
         let (events, recorder) = events::queue(nodes.clone());
-        let files = Arc::new(BootFiles::new(&config.boot.ipxe_dir));
+        let files = Arc::new(BootFiles::ipxe(&config.boot.ipxe_dir));
         let (scripts, given) = ndp::queue();
         let dhcp = dhcp::Driver::bind(config, events.clone(), scripts).await?;
         let ndp = match config.dhcp.router_solicitations() {

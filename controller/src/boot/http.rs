@@ -26,7 +26,6 @@ use metalcast_netboot::table::BootTable;
 use metalcast_shared::id::{BootId, Mac};
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
     sync::Arc,
 };
 use tokio::{net::TcpListener, sync::watch};
@@ -47,7 +46,7 @@ struct State<N> {
     events: Events,
     base_url: String,
     quic: SocketAddr,
-    ram_image: PathBuf,
+    ram_image: Arc<BootFiles>,
     kernel_args: String,
 }
 
@@ -69,7 +68,7 @@ impl<N: Nodes> Driver<N> {
             events,
             base_url: base_url(&config.network),
             quic: (address, config.network.quic_port).into(),
-            ram_image: config.boot.ram_image.clone(),
+            ram_image: Arc::new(BootFiles::ram_image(&config.boot.ram_image)),
             kernel_args: config.boot.kernel_args.clone(),
         };
         let nobody = Mac([2, 0, 0, 0, 0, 0]);

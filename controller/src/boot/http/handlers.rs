@@ -211,13 +211,13 @@ async fn initramfs<N: Nodes>(
 
 async fn ram_file<N: Nodes>(
     state: &State<N>,
-    name: &str,
+    name: &'static str,
     kind: BootEventKind,
     mac: Option<Mac>,
     headers: &HeaderMap,
     Peer(peer): Peer,
 ) -> Response {
-    let answer = ram::file(&state.ram_image.join(name), headers).await;
+    let answer = ram::file(state.ram_image.clone(), name, headers).await;
     let (status, mac_shown) = (answer.response.status().as_u16(), mac.map(tracing::field::display));
     tracing::info!(%peer, mac = mac_shown, status, "RAM image: {name}");
     if let Some(mac) = mac

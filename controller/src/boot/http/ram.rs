@@ -1,20 +1,15 @@
-//! The RAM image's files, streamed from the disk, whole or in part.
+//! The RAM image's files, whole or in part.
 
-use crate::boot::range::{self, Wanted};
+use crate::boot::{
+    files::BootFiles,
+    range::{self, Wanted},
+};
 use axum::{
-    body::Body,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use std::{io::SeekFrom, path::Path};
-use tokio::{
-    fs::File,
-    io::{AsyncReadExt, AsyncSeekExt},
-};
-use tokio_util::io::ReaderStream;
-
-/// Read from the disk at a time.
-const PIECE_BYTES: usize = 256 << 10;
+use bytes::Bytes;
+use std::{io, sync::Arc};
 
 /// What was asked for and what is sent.
 pub struct Answer {
@@ -24,10 +19,12 @@ pub struct Answer {
     pub is_start: bool,
 }
 
-/// The file as a response. A file that shrinks meanwhile breaks the connection off.
-pub async fn file(path: &Path, headers: &HeaderMap) -> Answer {
-    match open(path, headers).await {
-        Ok(answer) => answer,
+/// The file as a response.
+pub async fn file(files: Arc<BootFiles>, name: &'static str, headers: &HeaderMap) -> Answer {
+    let path = files.path(name);
+    let read = tokio::task::spawn_blocking(move || files.read(name)).await;
+    match read.unwrap_or_else(|error| Err(io::Error::other(error))) {
+        Ok(content) => part(Bytes::from_owner(content), headers),
         Err(error) => {
             tracing::error!("{}: {error}; build it with `cargo xtask initramfs`?", path.display());
             let response =
@@ -37,35 +34,29 @@ pub async fn file(path: &Path, headers: &HeaderMap) -> Answer {
     }
 }
 
-async fn open(path: &Path, headers: &HeaderMap) -> std::io::Result<Answer> {
-    let mut file = File::open(path).await?;
-    let len = file.metadata().await?.len();
+fn part(content: Bytes, headers: &HeaderMap) -> Answer {
+    let len = content.len() as u64;
     // We give no validators, so a condition on one cannot hold (RFC 9110 section 13.1.5).
     let range = headers
         .get(header::RANGE)
         .filter(|_| !headers.contains_key(header::IF_RANGE))
         .and_then(|range| range.to_str().ok());
-    let (status, part) = match range.map_or(Wanted::Whole, |range| range::parse(range, len)) {
-        Wanted::Whole => (StatusCode::OK, 0..len),
-        Wanted::Part(part) => (StatusCode::PARTIAL_CONTENT, part),
+    let kind =
+        [(header::CONTENT_TYPE, "application/octet-stream"), (header::ACCEPT_RANGES, "bytes")];
+    match range.map_or(Wanted::Whole, |range| range::parse(range, len)) {
+        Wanted::Whole => Answer { response: (kind, content).into_response(), is_start: true },
+        Wanted::Part(part) => {
+            let is_start = part.start == 0;
+            let shown = format!("bytes {}-{}/{len}", part.start, part.end - 1);
+            let content = content.slice(part.start as usize..part.end as usize);
+            let range = [(header::CONTENT_RANGE, shown)];
+            let response = (StatusCode::PARTIAL_CONTENT, kind, range, content).into_response();
+            Answer { response, is_start }
+        }
         Wanted::Unsatisfiable => {
             let range = [(header::CONTENT_RANGE, format!("bytes */{len}"))];
             let response = (StatusCode::RANGE_NOT_SATISFIABLE, range).into_response();
-            return Ok(Answer { response, is_start: false });
+            Answer { response, is_start: false }
         }
-    };
-    file.seek(SeekFrom::Start(part.start)).await?;
-    let bytes = part.end - part.start;
-    let body = Body::from_stream(ReaderStream::with_capacity(file.take(bytes), PIECE_BYTES));
-    let mut response = Response::builder()
-        .status(status)
-        .header(header::CONTENT_TYPE, "application/octet-stream")
-        .header(header::ACCEPT_RANGES, "bytes")
-        .header(header::CONTENT_LENGTH, bytes);
-    if status == StatusCode::PARTIAL_CONTENT {
-        let range = format!("bytes {}-{}/{len}", part.start, part.end - 1);
-        response = response.header(header::CONTENT_RANGE, range);
     }
-    let response = response.body(body).map_err(std::io::Error::other)?;
-    Ok(Answer { response, is_start: part.start == 0 })
 }
