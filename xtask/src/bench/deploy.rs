@@ -130,6 +130,10 @@ impl Scene {
         let all = ours.zip(pipeline).zip(bare);
         let ((ours, pipeline), bare_megabytes_per_second) =
             all.expect("three places in a row are all three");
+        eprintln!(
+            "    ours {:.2} s and {:.2} s for all steps, {PIPELINE} {:.2} s, {BARE} {:.0} MB/s",
+            ours.transfer_seconds, ours.job_seconds, pipeline.seconds, bare_megabytes_per_second
+        );
         Ok(Turn { ours, pipeline, bare_megabytes_per_second })
     }
 }
