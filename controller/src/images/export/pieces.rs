@@ -109,14 +109,12 @@ impl<'p> Pieces<'p> {
 }
 
 fn split(bytes: NonZeroU64, partition: &Partition, packing: Packing) -> Result<Split, ExportError> {
-    match packing.limit(partition) / bytes + 1 {
-        ..=TWO_LETTERS => Ok(Split { bytes, letters: 2 }),
-        ..=THREE_LETTERS => Ok(Split { bytes, letters: 3 }),
-        _ => {
-            let partition = partition.name.clone();
-            Err(ExportError::TooManyPieces { partition, limit: THREE_LETTERS })
-        }
+    let pieces = packing.limit(partition) / bytes + 1;
+    if pieces > THREE_LETTERS {
+        let partition = partition.name.clone();
+        return Err(ExportError::TooManyPieces { partition, limit: THREE_LETTERS });
     }
+    Ok(Split { bytes, letters: if pieces > TWO_LETTERS { 3 } else { 2 } })
 }
 
 impl Write for Pieces<'_> {
