@@ -4,18 +4,31 @@
 //! <dir>/<project>/<name>/<number>/  disk, parts, sda1.ext4-ptcl-img.zst, B2SUMS ...   Clonezilla's
 //!                                   metalcast.pages, metalcast.manifest               ours
 //! <dir>/.import-<random>/           an import under way; removed if it does not end well
+//! <dir>/.export-<random>/           where an export is being made; both are removed likewise
 //! ```
 //!
 //! A revision exists if and only if its manifest does, which is written last. Everything here blocks
 //! on the disk: callers on an async runtime use `spawn_blocking`. Who may read what, and which
 //! revisions are in use, is decided elsewhere.
 
+mod check;
+mod diff;
 mod error;
+mod export;
 mod import;
 mod layout;
 mod loaded;
+mod output;
+mod pipeline;
+mod sequential;
+mod side_files;
+mod space;
 
-pub use error::{ImportError, StoreError};
+pub use check::CheckReport;
+pub use diff::{Diff, Extent, PartitionDiff};
+pub use error::{ExportError, ImportError, SideFileError, StoreError};
+pub use export::{ExportOptions, ExportReport, Packing};
+pub use output::WriteError;
 
 use layout::Layout;
 use loaded::Loaded;
@@ -47,9 +60,9 @@ pub struct Images {
     numbering: Mutex<()>,
 }
 
-/// How far an import is. Bytes count the files of the source as they are, compressed.
+/// How far something is. Bytes count the files that are read, as they are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ImportProgress {
+pub struct Progress {
     /// The file being read.
     pub file: String,
     /// Bytes read so far, of all files.
@@ -120,9 +133,37 @@ impl Images {
         &self,
         source: &Path,
         name: &ImageName,
-        progress: &dyn Fn(ImportProgress),
+        progress: &dyn Fn(Progress),
     ) -> Result<Revision, ImportError> {
         import::import(self, source, name, progress)
+    }
+
+    /// Reads all of a revision and holds it against every checksum and hash that there is. What is
+    /// damaged is in the report; an error is a revision that does not exist or a store that cannot be
+    /// read. Memory: some chunks per processor and the bitmap of one partition.
+    pub fn check(
+        &self,
+        revision: &Revision,
+        progress: &dyn Fn(Progress),
+    ) -> Result<CheckReport, StoreError> {
+        check::check(self, revision, progress)
+    }
+
+    /// Makes a Clonezilla directory of a revision. `to` must not exist, and does not until all of it is
+    /// there; on any failure nothing is left.
+    pub fn export(
+        &self,
+        revision: &Revision,
+        to: &Path,
+        options: ExportOptions,
+        progress: &dyn Fn(Progress),
+    ) -> Result<ExportReport, ExportError> {
+        export::export(self, revision, to, options, progress)
+    }
+
+    /// How much of `b` is in `a`, partition by partition.
+    pub fn diff(&self, a: &Revision, b: &Revision) -> Result<Diff, StoreError> {
+        diff::diff(self, a, b)
     }
 
     /// All revisions, by name and number; damaged ones are listed as damaged.

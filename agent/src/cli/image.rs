@@ -1,13 +1,12 @@
 //! One partition of an image in a directory, a piece at a time: a revision of ours, or whatever
 //! Clonezilla has saved.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use metalcast_formats::{
     chunk::{self, Chunks, PlainChunk},
-    clonezilla::Directory,
-    partclone::Reader,
-    stream,
+    clonezilla::{Directory, Form, PartitionImage},
+    partclone::{Reader, ntfsclone::NtfsClone},
 };
 use metalcast_shared::{
     codec,
@@ -116,8 +115,7 @@ impl ImageArgs {
             .iter()
             .find(|partition| partition.name == self.partition)
             .with_context(|| self.no_partition(names))?;
-        let opened = stream::open(image.pieces.clone(), image.compression)?;
-        let reader = Reader::open(opened.stream)?;
+        let reader = reader(image)?;
         let (block_bytes, device_bytes) =
             (reader.header().block_bytes, reader.header().device_bytes);
         Ok(Image {
@@ -131,6 +129,20 @@ impl ImageArgs {
     fn no_partition<'n>(&self, names: impl Iterator<Item = &'n str>) -> String {
         let names: Vec<&str> = names.collect();
         format!("it has no partition {}; there are {}", self.partition, names.join(", "))
+    }
+}
+
+/// Reads head and bitmap of what Clonezilla has saved, wherever they are.
+fn reader(image: &PartitionImage) -> anyhow::Result<Reader<Box<dyn Read + Send>>> {
+    let opened = image.open()?;
+    match image.form {
+        Form::Partclone => Ok(Reader::open(opened.stream)?),
+        Form::NtfsClone => Ok(NtfsClone::survey(opened.stream)?.open(image.open()?.stream)?),
+        Form::Raw => bail!(
+            "{} is a raw image, whose size is known only at its end; decompress it onto the \
+             partition by itself, or import it and take the revision",
+            image.name
+        ),
     }
 }
 

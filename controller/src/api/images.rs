@@ -2,9 +2,11 @@
 
 use super::{
     Mode, Peer, Problem, Shared, body, code,
-    view::{ImageView, ImportRequest, OperationState, OperationView},
+    view::{
+        ExportRequest, ImageView, ImportRequest, OperationResult, OperationState, OperationView,
+    },
 };
-use crate::images::{Images, StoreError};
+use crate::images::{Diff, Images, Progress, StoreError};
 use anyhow::Context;
 use axum::{
     Json,
@@ -13,7 +15,8 @@ use axum::{
     http::StatusCode,
 };
 use metalcast_shared::id::{ImageRef, Revision};
-use std::sync::Arc;
+use serde::Deserialize;
+use std::{path::Path as FilePath, sync::Arc};
 
 pub(super) async fn list(State(shared): State<Shared>) -> Result<Json<Vec<ImageView>>, Problem> {
     let images = blocking(&shared, Images::list).await?;
@@ -66,28 +69,100 @@ pub(super) async fn import(
     bytes: Bytes,
 ) -> Result<(StatusCode, Json<OperationView>), Problem> {
     let ImportRequest { path, name } = body(&bytes)?;
-    if !path.is_absolute() {
-        let detail = "path must be absolute; it is a directory on the controller's host";
-        return Err(Problem::new(StatusCode::BAD_REQUEST, code::INVALID, detail));
-    }
+    must_be_absolute(&path)?;
     let what = format!("import {} as {name}", path.display());
+    let work = move |images: &Images, progress: &dyn Fn(Progress)| {
+        Ok(OperationResult::Imported(images.import(&path, &name, progress)?))
+    };
+    operate(shared, what, Some(&peer), work).await
+}
+
+pub(super) async fn check(
+    State(shared): State<Shared>,
+    Path((project, name)): Path<(String, String)>,
+) -> Result<(StatusCode, Json<OperationView>), Problem> {
+    let revision = newest(&shared, &reference(&project, &name)?).await?;
+    let what = format!("check {revision}");
+    let work = move |images: &Images, progress: &dyn Fn(Progress)| {
+        Ok(OperationResult::Checked(images.check(&revision, progress)?))
+    };
+    operate(shared, what, None, work).await
+}
+
+pub(super) async fn export(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Path((project, name)): Path<(String, String)>,
+    bytes: Bytes,
+) -> Result<(StatusCode, Json<OperationView>), Problem> {
+    let ExportRequest { path, options } = body(&bytes)?;
+    must_be_absolute(&path)?;
+    let revision = newest(&shared, &reference(&project, &name)?).await?;
+    let what = format!("export {revision} to {}", path.display());
+    let work = move |images: &Images, progress: &dyn Fn(Progress)| {
+        Ok(OperationResult::Exported(images.export(&revision, &path, options, progress)?))
+    };
+    operate(shared, what, Some(&peer), work).await
+}
+
+/// With which image one is compared.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct With {
+    with: ImageRef,
+}
+
+pub(super) async fn diff(
+    State(shared): State<Shared>,
+    Path((project, name)): Path<(String, String)>,
+    with: Result<Query<With>, QueryRejection>,
+) -> Result<Json<Diff>, Problem> {
+    let Query(With { with }) = with?;
+    let a = newest(&shared, &reference(&project, &name)?).await?;
+    let b = newest(&shared, &with).await?;
+    Ok(Json(blocking(&shared, move |images| images.diff(&a, &b)).await?))
+}
+
+/// The revision that is meant, or the newest.
+async fn newest(shared: &Shared, wanted: &ImageRef) -> Result<Revision, Problem> {
+    let found = find(shared, wanted).await?.pop();
+    found.map(|image| image.revision).ok_or_else(|| no_image(wanted))
+}
+
+fn must_be_absolute(path: &FilePath) -> Result<(), Problem> {
+    if path.is_absolute() {
+        return Ok(());
+    }
+    let detail = "path must be absolute; it is a directory on the controller's host";
+    Err(Problem::new(StatusCode::BAD_REQUEST, code::INVALID, detail))
+}
+
+/// Begins work that goes on after the request, on a thread that may block. What changes something is
+/// noted as the deed of an operator.
+async fn operate(
+    shared: Shared,
+    what: String,
+    by: Option<&Peer>,
+    work: impl FnOnce(&Images, &dyn Fn(Progress)) -> anyhow::Result<OperationResult> + Send + 'static,
+) -> Result<(StatusCode, Json<OperationView>), Problem> {
     let view = shared.operations.begin(what.clone())?;
-    if let Err(refusal) = shared.service.note_deed(&peer.to_string(), what).await {
-        shared.operations.end(view.id, OperationState::Failed(refusal.to_string()));
+    let id = view.id;
+    if let Some(peer) = by
+        && let Err(refusal) = shared.service.note_deed(&peer.to_string(), what.clone()).await
+    {
+        shared.operations.end(id, OperationState::Failed(refusal.to_string()));
         return Err(refusal.into());
     }
-    let id = view.id;
     tokio::task::spawn_blocking(move || {
         let operations = &shared.operations;
-        let progress = |progress| operations.progress(id, progress);
-        let state = match shared.images.import(&path, &name, &progress) {
-            Ok(revision) => {
-                tracing::info!(%revision, "imported");
-                OperationState::Done(revision)
+        let state = match work(&shared.images, &|progress| operations.progress(id, progress)) {
+            Ok(result) => {
+                tracing::info!(operation = what, "done");
+                OperationState::Done(result)
             }
             Err(error) => {
-                let error = format!("{:#}", anyhow::Error::from(error));
-                tracing::error!(image = %name, error, "import failed");
+                let error = format!("{error:#}");
+                tracing::error!(operation = what, error, "failed");
                 OperationState::Failed(error)
             }
         };

@@ -1,11 +1,11 @@
-//! Things that take longer than a request. They live in memory: what an import that was cut short
-//! left behind is removed at the next start, and its operation is gone.
+//! Things that take longer than a request. They live in memory: what one that was cut short left behind
+//! is removed at the next start, and the operation is gone.
 
 use super::{
     Problem, Shared, code,
     view::{OperationState, OperationView},
 };
-use crate::images::ImportProgress;
+use crate::images::Progress;
 use axum::{
     Json,
     extract::{Path, State},
@@ -16,7 +16,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// Operations that may be under way: an import keeps a processor busy.
+/// Operations that may be under way: each keeps processors busy.
 const MAX_RUNNING: usize = 4;
 
 /// Operations that are remembered.
@@ -33,7 +33,7 @@ impl Operations {
         let mut kept = self.kept();
         let running = |view: &OperationView| view.state == OperationState::Running;
         if kept.values().filter(|view| running(view)).count() >= MAX_RUNNING {
-            let detail = format!("{MAX_RUNNING} imports are under way; wait for one to end");
+            let detail = format!("{MAX_RUNNING} operations are under way; wait for one to end");
             return Err(Problem::new(StatusCode::CONFLICT, code::BUSY, detail));
         }
         if kept.len() >= MAX_KEPT {
@@ -53,7 +53,7 @@ impl Operations {
         Ok(view)
     }
 
-    pub(super) fn progress(&self, id: u64, progress: ImportProgress) {
+    pub(super) fn progress(&self, id: u64, progress: Progress) {
         if let Some(view) = self.kept().get_mut(&id) {
             view.file = progress.file;
             view.done_bytes = progress.done_bytes;

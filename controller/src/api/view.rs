@@ -2,7 +2,7 @@
 //! [`crate::service::view`].
 
 use crate::{
-    images::{ImageState, ImageSummary},
+    images::{CheckReport, ExportOptions, ExportReport, ImageState, ImageSummary},
     pki::Pki,
     service::view::StatusView,
 };
@@ -96,6 +96,17 @@ pub struct ImportRequest {
     pub name: ImageName,
 }
 
+/// A request to make a Clonezilla image directory on the controller's host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExportRequest {
+    /// The new directory, absolute.
+    pub path: PathBuf,
+    /// How it is to be.
+    #[serde(default)]
+    pub options: ExportOptions,
+}
+
 /// Something that takes its time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperationView {
@@ -119,10 +130,22 @@ pub struct OperationView {
 pub enum OperationState {
     /// Under way.
     Running,
-    /// Ended well with this revision.
-    Done(Revision),
+    /// Ended well.
+    Done(OperationResult),
     /// Ended badly, and why.
     Failed(String),
+}
+
+/// What came of an operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OperationResult {
+    /// This revision.
+    Imported(Revision),
+    /// Whether a revision is sound.
+    Checked(CheckReport),
+    /// A directory.
+    Exported(ExportReport),
 }
 
 impl From<ImageSummary> for ImageView {

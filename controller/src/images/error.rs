@@ -1,8 +1,9 @@
 //! What can go wrong in the store and in an import; each message says what to do where that is known.
 
+use super::output::WriteError;
 use metalcast_formats::{
+    chunk::ChunkError,
     clonezilla::DirectoryError,
-    partclone::ReadError,
     stream::{Place, StreamError},
 };
 use metalcast_shared::id::Revision;
@@ -93,8 +94,8 @@ pub enum ImportError {
         partition: String,
         /// How far its files were read.
         place: Place,
-        /// What is wrong, with the offset in the decompressed stream.
-        source: Box<ReadError>,
+        /// What is wrong, with the offset in the decompressed stream where it is known.
+        source: Box<dyn Error + Send + Sync>,
     },
     /// A file of a partition goes on after its image.
     #[error(
@@ -107,27 +108,9 @@ pub enum ImportError {
         /// Where the image ends.
         place: Place,
     },
-    /// A file beside the images is too large to be one of Clonezilla's.
-    #[error(
-        "{file} has {bytes} bytes, more than the {limit} that a file beside the partitions' data may \
-         have; if it is not part of the image, move it away"
-    )]
-    SideFileTooLarge {
-        /// The file.
-        file: String,
-        /// Its length.
-        bytes: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// A file beside the images cannot be read or does not match its checksum.
-    #[error("{file} cannot be copied")]
-    SideFile {
-        /// The file.
-        file: String,
-        /// Why, with the offset.
-        source: io::Error,
-    },
+    /// A file beside the images cannot be copied.
+    #[error(transparent)]
+    SideFile(#[from] SideFileError),
     /// The store's disk is too full.
     #[error(
         "the import needs about {needed_mib} MiB in {path}, but only {free_mib} MiB are free; \
@@ -142,15 +125,8 @@ pub enum ImportError {
         free_mib: u64,
     },
     /// A file of the new revision cannot be written.
-    #[error("{path} cannot be written at byte {offset}")]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// How far it was written.
-        offset: u64,
-        /// The system's reason.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Write(#[from] WriteError),
     /// The store's disk filled up on the way.
     #[error(
         "{path} cannot be written at byte {offset}: the whole import needs about {needed_bytes} bytes; \
@@ -182,11 +158,89 @@ pub enum ImportError {
     Store(#[from] StoreError),
 }
 
+/// Why a file beside the partitions' data is not copied.
+#[derive(Debug, thiserror::Error)]
+pub enum SideFileError {
+    /// It is too large to be one of Clonezilla's.
+    #[error(
+        "{file} has {bytes} bytes, more than the {limit} that a file beside the partitions' data may \
+         have; if it is not part of the image, move it away"
+    )]
+    TooLarge {
+        /// The file.
+        file: String,
+        /// Its length.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// It cannot be read or does not match its checksum.
+    #[error("{file} cannot be copied")]
+    Read {
+        /// The file.
+        file: String,
+        /// Why, with the offset.
+        source: io::Error,
+    },
+}
+
+/// Why an export failed. Nothing of it is left.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// Something has the name of the new directory.
+    #[error("{0} exists already; name a directory that does not")]
+    Exists(PathBuf),
+    /// There is no room for a new directory.
+    #[error("{0} is no path of a new directory")]
+    NoName(PathBuf),
+    /// The revision's directory is not what it was.
+    #[error("the image store is damaged; `metalcast image check` says where")]
+    Directory(#[from] DirectoryError),
+    /// The pieces would be too many to be numbered by letters.
+    #[error("{partition} would be cut into more than {limit} pieces; choose a larger --split")]
+    TooManyPieces {
+        /// The partition.
+        partition: String,
+        /// As many can be numbered.
+        limit: u64,
+    },
+    /// The disk is too full.
+    #[error(
+        "the export needs about {needed_mib} MiB in {path}, but only {free_mib} MiB are free; \
+         enlarge the disk or choose another"
+    )]
+    Space {
+        /// Where it was to be made.
+        path: PathBuf,
+        /// An estimate from the image's size.
+        needed_mib: u64,
+        /// What ordinary users may still write.
+        free_mib: u64,
+    },
+    /// A file beside the partitions' data cannot be copied.
+    #[error(transparent)]
+    SideFile(#[from] SideFileError),
+    /// A file of the export cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The store's side of it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A chunk of the store is not what it was.
+    #[error("{partition} cannot be read; `metalcast image check` says what is damaged")]
+    Chunk {
+        /// The partition.
+        partition: String,
+        /// Which chunk and why.
+        source: ChunkError,
+    },
+}
+
 impl ImportError {
     /// Says how much an import needs, if this is about a full disk.
     pub(super) fn with_need(self, needed_bytes: u64) -> Self {
         match self {
-            Self::Write { path, offset, source } if is_full(&source) => {
+            Self::Write(WriteError { path, offset, source }) if is_full(&source) => {
                 Self::Full { path, offset, needed_bytes, source }
             }
             Self::Store(StoreError::Io { path, source, .. }) if is_full(&source) => {

@@ -6,17 +6,18 @@
 //!          └──> side files, fresh B2SUMS ─────────^        ^── signed manifest, when all is flushed
 //! ```
 
-mod output;
 mod pages;
 mod transcode;
 
 use super::{
-    Images, ImportError, ImportProgress, StoreError,
+    Images, ImportError, Progress, StoreError,
     layout::{MANIFEST, Temporary, sync_dir},
+    side_files::{self, write_sums},
+    space::{self, MIB},
 };
 use metalcast_formats::{
-    clonezilla::{Directory, PartitionImage},
-    stream::{self, Algorithm, Compression, Piece},
+    clonezilla::{Directory, Form, PartitionImage},
+    stream::{Algorithm, Compression},
 };
 use metalcast_shared::{
     codec,
@@ -24,36 +25,31 @@ use metalcast_shared::{
     manifest::{Manifest, Partition, SignedManifest},
     version,
 };
-use nix::sys::statvfs::statvfs;
-use output::{FileSum, Output};
 use pages::PageFile;
 use std::{
     fs::{self, File},
-    io::{self, Read, Write},
+    io::Write,
     path::Path,
     sync::PoisonError,
     time::SystemTime,
 };
 
-/// Longest file beside the partitions' data. The largest that Clonezilla writes is the hidden data
-/// before the first partition, 1 MiB on any disk of the last 15 years.
-const MAX_SIDE_FILE_BYTES: u64 = 64 << 20;
+/// How the files of a revision are hashed.
+const SUMS: [Algorithm; 1] = [Algorithm::Blake2b];
 
 /// Left free beside the estimated size of an import: for the database and the leases, which are on
 /// the same disk unless they were put elsewhere.
 const RESERVE_BYTES: u64 = 64 << 20;
-
-const MIB: u64 = 1 << 20;
 
 /// See [`Images::import`].
 pub(super) fn import(
     images: &Images,
     source: &Path,
     name: &ImageName,
-    progress: &dyn Fn(ImportProgress),
+    progress: &dyn Fn(Progress),
 ) -> Result<Revision, ImportError> {
     let directory = Directory::open(source)?;
-    check_side_files(&directory)?;
+    side_files::check(&directory)?;
     let needed_bytes = check_space(images.layout.root(), &directory)?;
     build(images, &directory, name, progress).map_err(|error| error.with_need(needed_bytes))
 }
@@ -62,37 +58,35 @@ fn build(
     images: &Images,
     directory: &Directory,
     name: &ImageName,
-    progress: &dyn Fn(ImportProgress),
+    progress: &dyn Fn(Progress),
 ) -> Result<Revision, ImportError> {
     let build = images.layout.temporary()?;
-    let mut sums = copy_side_files(directory, build.path())?;
+    let mut sums = side_files::copy::<ImportError>(&directory.side_files, build.path(), &SUMS)?;
     let mut pages = PageFile::create(build.path())?;
-    let total_bytes = directory.partitions.iter().map(PartitionImage::bytes).sum();
+    let total_bytes = directory.partitions.iter().map(bytes_to_read).sum();
     let mut before = 0;
     let mut partitions = Vec::new();
     for image in &directory.partitions {
         let report = |file: String, bytes: u64| {
-            progress(ImportProgress { file, done_bytes: before + bytes, total_bytes });
+            progress(Progress { file, done_bytes: before + bytes, total_bytes });
         };
         let (partition, sum) = transcode::transcode(image, build.path(), &mut pages, &report)?;
         partitions.push(partition);
         sums.push(sum);
-        before += image.bytes();
+        before += bytes_to_read(image);
     }
     pages.finish()?;
-    write_sums(build.path(), sums)?;
+    write_sums(build.path(), sums, &SUMS)?;
     sync_dir(build.path())?;
     publish(images, build, name, directory, partitions)
 }
 
-fn check_side_files(directory: &Directory) -> Result<(), ImportError> {
-    match directory.side_files.iter().find(|file| file.bytes > MAX_SIDE_FILE_BYTES) {
-        None => Ok(()),
-        Some(file) => Err(ImportError::SideFileTooLarge {
-            file: file.name.clone(),
-            bytes: file.bytes,
-            limit: MAX_SIDE_FILE_BYTES,
-        }),
+/// Bytes that are read of a partition's files.
+fn bytes_to_read(image: &PartitionImage) -> u64 {
+    match image.form {
+        Form::Partclone | Form::Raw => image.bytes(),
+        // Once for the map of what is used.
+        Form::NtfsClone => image.bytes().saturating_mul(2),
     }
 }
 
@@ -121,49 +115,12 @@ fn check_space(root: &Path, directory: &Directory) -> Result<u64, ImportError> {
     let data: u64 = directory.partitions.iter().map(estimate).sum();
     let side: u64 = directory.side_files.iter().map(|file| file.bytes).sum();
     let needed = data.saturating_add(side).saturating_add(RESERVE_BYTES);
-    let stat = statvfs(root)
-        .map_err(|errno| StoreError::io("asking for the free space of", root)(errno.into()))?;
-    let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+    let free = space::free_bytes(root)?;
     if free >= needed {
         return Ok(needed);
     }
     let path = root.to_owned();
     Err(ImportError::Space { path, needed_mib: needed / MIB, free_mib: free / MIB })
-}
-
-/// Copies everything that is not data of a partition, verified against the source's checksums.
-fn copy_side_files(directory: &Directory, to: &Path) -> Result<Vec<FileSum>, ImportError> {
-    let mut sums = Vec::new();
-    for piece in &directory.side_files {
-        let read = read_side_file(piece)?;
-        // Clonezilla restores what is listed: not what was left out.
-        let content = if piece.name == "parts" { directory.parts.as_bytes() } else { &read };
-        let mut output = Output::create(to, &piece.name)?;
-        output.write(content)?;
-        sums.push(output.finish()?);
-    }
-    Ok(sums)
-}
-
-fn read_side_file(piece: &Piece) -> Result<Vec<u8>, ImportError> {
-    let failed = |source| ImportError::SideFile { file: piece.name.clone(), source };
-    let mut content = Vec::new();
-    let mut stream = stream::open_raw(vec![piece.clone()]).stream.take(MAX_SIDE_FILE_BYTES + 1);
-    stream.read_to_end(&mut content).map_err(failed)?;
-    if content.len() as u64 > MAX_SIDE_FILE_BYTES {
-        return Err(failed(io::Error::other("it grew beyond the limit while it was read")));
-    }
-    Ok(content)
-}
-
-/// Checksums of what Clonezilla would list itself: its logs and `Info-*` are written after them.
-fn write_sums(dir: &Path, mut sums: Vec<FileSum>) -> Result<(), ImportError> {
-    sums.retain(|sum| sum.name != "clonezilla-img" && !sum.name.starts_with("Info-"));
-    sums.sort_by(|a, b| a.name.cmp(&b.name));
-    let text: String = sums.iter().map(FileSum::line).collect();
-    let mut output = Output::create(dir, Algorithm::Blake2b.file_name())?;
-    output.write(text.as_bytes())?;
-    output.finish().map(drop)
 }
 
 /// Gives the revision its number, signs the manifest and moves the directory into place. One import
@@ -222,6 +179,9 @@ fn provenance(directory: &Directory) -> String {
     text.push(')');
     if !directory.left_out.is_empty() {
         text.push_str(&format!("; left out: {}", directory.left_out()));
+    }
+    if !directory.lacking.is_empty() {
+        text.push_str(&format!("; not there: {}", directory.lacking.join(", ")));
     }
     text
 }

@@ -3,9 +3,13 @@
 use super::StoreError;
 use metalcast_shared::id::{ImageName, Revision};
 use std::{
+    ffi::OsString,
     fs::{self, DirBuilder, File},
-    io,
-    os::unix::fs::DirBuilderExt,
+    io::{self, Write},
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::DirBuilderExt,
+    },
     path::{Path, PathBuf},
 };
 use uuid::Uuid;
@@ -15,9 +19,17 @@ pub(super) const MANIFEST: &str = "metalcast.manifest";
 /// The pages of all its partitions.
 pub(super) const PAGES: &str = "metalcast.pages";
 
-/// Begins the names of directories that no revision is in (yet, or any more). What follows are 32
-/// hexadecimal digits; nothing else in the store is ever deleted unasked.
-const TEMPORARY: [&str; 2] = [".import-", ".removed-"];
+/// Begin the names of directories that no revision is in (yet, or any more, or that remember an
+/// export). What follows are 32 hexadecimal digits; nothing else in the store is ever deleted unasked.
+const IMPORT: &str = ".import-";
+const REMOVED_DIR: &str = ".removed-";
+const EXPORT: &str = ".export-";
+
+/// Begins the name of an export under way, beside the place where it will be; the same digits follow.
+const EXPORT_DIR: &str = ".metalcast-export-";
+
+/// In the directory that remembers an export: where that is being made.
+const EXPORT_PATH: &str = "path";
 
 /// Ends the name of the marker that keeps the number of a removed revision taken.
 const REMOVED: &str = ".removed";
@@ -42,9 +54,37 @@ pub(super) struct Numbers {
 /// A directory that is deleted when dropped, unless it was renamed into place.
 pub(super) struct Temporary {
     path: PathBuf,
-    /// The open directory, locked: other processes see that it is in use.
-    _lock: File,
+    /// The open directory, locked where others are to see that it is in use.
+    lock: Option<File>,
     is_kept: bool,
+}
+
+/// A directory outside of the store that is deleted when dropped, unless it was renamed into place.
+pub(super) struct Export {
+    dir: Temporary,
+    place: PathBuf,
+    /// Dropped after it.
+    _note: Temporary,
+}
+
+impl Export {
+    pub(super) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Renames it into its place, durably.
+    pub(super) fn publish(mut self) -> Result<(), StoreError> {
+        let place = &self.place;
+        sync_dir(&self.dir.path)?;
+        // An empty directory would be replaced.
+        if fs::symlink_metadata(place).is_ok() {
+            let source = io::Error::from(io::ErrorKind::AlreadyExists);
+            return Err(StoreError::io("making the directory", place)(source));
+        }
+        fs::rename(&self.dir.path, place).map_err(StoreError::io("renaming into", place))?;
+        self.dir.is_kept = true;
+        place.parent().map_or(Ok(()), sync_dir)
+    }
 }
 
 impl Layout {
@@ -68,14 +108,23 @@ impl Layout {
 
     /// A new directory for an import.
     pub(super) fn temporary(&self) -> Result<Temporary, StoreError> {
-        let path = self.temporary_name(TEMPORARY[0]);
-        DirBuilder::new()
-            .mode(DIR_MODE)
-            .create(&path)
-            .map_err(StoreError::io("making the directory", &path))?;
-        let lock = File::open(&path).map_err(StoreError::io("opening", &path))?;
-        lock.lock().map_err(StoreError::io("locking", &path))?;
-        Ok(Temporary { path, _lock: lock, is_kept: false })
+        Temporary::locked(self.temporary_name(IMPORT))
+    }
+
+    /// A new directory beside `place`, to be renamed to it. A crash leaves a note of it in the store.
+    pub(super) fn export(&self, place: PathBuf, parent: &Path) -> Result<Export, StoreError> {
+        let random = Uuid::new_v4().simple();
+        let note = Temporary::locked(self.root.join(format!("{EXPORT}{random}")))?;
+        let path = parent.join(format!("{EXPORT_DIR}{random}"));
+        let file = note.path.join(EXPORT_PATH);
+        File::create_new(&file)
+            .and_then(|mut file| {
+                file.write_all(path.as_os_str().as_bytes())?;
+                file.sync_all()
+            })
+            .map_err(StoreError::io("writing", file))?;
+        sync_dir(&note.path)?;
+        Ok(Export { dir: Temporary::create(path)?, place, _note: note })
     }
 
     /// Renames a finished import into its place, durably.
@@ -110,13 +159,13 @@ impl Layout {
         File::create(&marker)
             .and_then(|file| file.sync_all())
             .map_err(StoreError::io("writing", &marker))?;
-        let removed = self.temporary_name(TEMPORARY[1]);
+        let removed = self.temporary_name(REMOVED_DIR);
         fs::rename(&place, &removed).map_err(StoreError::io("renaming", &place))?;
         sync_dir(&parent)?;
         fs::remove_dir_all(&removed).map_err(StoreError::io("deleting", removed))
     }
 
-    /// Deletes what killed imports and removals left.
+    /// Deletes what killed imports, exports and removals left.
     pub(super) fn remove_leftovers(&self) -> Result<(), StoreError> {
         for name in entries(&self.root)? {
             let path = self.root.join(&name);
@@ -125,6 +174,12 @@ impl Layout {
             }
             let dir = File::open(&path).map_err(StoreError::io("opening", &path))?;
             if dir.try_lock().is_ok() {
+                if let Some(random) = name.strip_prefix(EXPORT)
+                    && let Err(error) = remove_export(&path, random)
+                {
+                    tracing::warn!(%error, "leftover of an export stays for now");
+                    continue;
+                }
                 fs::remove_dir_all(&path).map_err(StoreError::io("deleting", &path))?;
             }
         }
@@ -176,6 +231,22 @@ impl Layout {
 }
 
 impl Temporary {
+    fn create(path: PathBuf) -> Result<Self, StoreError> {
+        DirBuilder::new()
+            .mode(DIR_MODE)
+            .create(&path)
+            .map_err(StoreError::io("making the directory", &path))?;
+        Ok(Self { path, lock: None, is_kept: false })
+    }
+
+    fn locked(path: PathBuf) -> Result<Self, StoreError> {
+        let mut dir = Self::create(path)?;
+        let lock = File::open(&dir.path).map_err(StoreError::io("opening", &dir.path))?;
+        lock.lock().map_err(StoreError::io("locking", &dir.path))?;
+        dir.lock = Some(lock);
+        Ok(dir)
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -187,14 +258,42 @@ impl Drop for Temporary {
         if !self.is_kept
             && let Err(error) = fs::remove_dir_all(&self.path)
         {
-            tracing::warn!(path = %self.path.display(), %error, "leftover of an import stays");
+            tracing::warn!(path = %self.path.display(), %error, "leftover stays for now");
         }
     }
 }
 
-/// Makes what was written in a directory durable.
+/// Deletes the export that a directory in the store remembers.
+fn remove_export(note: &Path, random: &str) -> Result<(), StoreError> {
+    let file = note.join(EXPORT_PATH);
+    let path = match fs::read(&file) {
+        Ok(path) => PathBuf::from(OsString::from_vec(path)),
+        // It had not begun.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(StoreError::io("reading", file)(error)),
+    };
+    let is_ours = path.file_name().is_some_and(|name| *name == *format!("{EXPORT_DIR}{random}"));
+    if !is_ours {
+        return Ok(());
+    }
+    match fs::remove_dir_all(&path) {
+        // It was finished, or had not begun; unless the disk is not there.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            match path.parent().is_some_and(is_dir) {
+                true => Ok(()),
+                false => Err(StoreError::io("deleting", path)(error)),
+            }
+        }
+        done => done.map_err(StoreError::io("deleting", path)),
+    }
+}
+
+/// Makes what was written in a directory durable, where its filesystem can do that.
 pub(super) fn sync_dir(path: &Path) -> Result<(), StoreError> {
-    File::open(path).and_then(|dir| dir.sync_all()).map_err(StoreError::io("flushing", path))
+    match File::open(path).and_then(|dir| dir.sync_all()) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        done => done.map_err(StoreError::io("flushing", path)),
+    }
 }
 
 fn make_dir(path: &Path) -> Result<(), StoreError> {
@@ -210,7 +309,8 @@ fn is_dir(path: &Path) -> bool {
 }
 
 fn is_temporary_name(name: &str) -> bool {
-    TEMPORARY.iter().filter_map(|start| name.strip_prefix(start)).any(|random| {
+    let starts = [IMPORT, REMOVED_DIR, EXPORT];
+    starts.iter().filter_map(|start| name.strip_prefix(start)).any(|random| {
         random.len() == 32 && random.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     })
 }

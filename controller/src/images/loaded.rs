@@ -10,7 +10,8 @@ use metalcast_shared::{
     hash::Hash,
     id::Revision,
     manifest::{
-        Chunk, MAX_FRAME_BYTES, MAX_PAGE_BYTES, MAX_ROOT_BYTES, Manifest, Partition, SignedManifest,
+        Chunk, MAX_FRAME_BYTES, MAX_PAGE_BYTES, MAX_ROOT_BYTES, Manifest, Page, Partition,
+        SignedManifest,
     },
 };
 use std::{
@@ -127,6 +128,43 @@ impl Loaded {
         )
     }
 
+    /// That something in its files is damaged.
+    pub(super) fn damaged(
+        &self,
+        path: PathBuf,
+        offset: u64,
+        reason: impl Into<String>,
+    ) -> StoreError {
+        StoreError::Damaged { revision: self.revision.clone(), path, offset, reason: reason.into() }
+    }
+
+    /// All chunks of one of its partitions, in order. A damaged page is one error, and its chunks are
+    /// left out.
+    pub(super) fn chunks<'l>(
+        &'l self,
+        partition: &'l Partition,
+    ) -> impl Iterator<Item = Result<Chunk, StoreError>> + Send + 'l {
+        (0..partition.pages.len()).flat_map(|number| match self.decoded_page(partition, number) {
+            Ok(page) => page.chunks.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error)],
+        })
+    }
+
+    fn decoded_page(&self, partition: &Partition, number: usize) -> Result<Page, StoreError> {
+        let index = u32::try_from(number).expect("chunks are numbered with 32 bits");
+        let bytes = self.page(&partition.name, index)?;
+        partition.decode_page(number, &bytes).map_err(|error| {
+            let offset = partition.pages[number].offset;
+            self.damaged(self.pages.path.clone(), offset, with_causes(&error))
+        })
+    }
+
+    /// The file with the frames of a partition.
+    pub(super) fn data(&self, partition: &str) -> Result<&File, StoreError> {
+        let (at, _) = self.partition(partition)?;
+        Ok(&self.data[at].file)
+    }
+
     fn partition(&self, name: &str) -> Result<(usize, &Partition), StoreError> {
         let mut partitions = self.manifest.partitions.iter().enumerate();
         partitions.find(|(_, partition)| partition.name == name).ok_or_else(|| {
@@ -143,12 +181,7 @@ impl Loaded {
         limit: usize,
         expected: Hash,
     ) -> Result<Vec<u8>, StoreError> {
-        let damaged = |reason: String| StoreError::Damaged {
-            revision: self.revision.clone(),
-            path: part.path.clone(),
-            offset,
-            reason,
-        };
+        let damaged = |reason: String| self.damaged(part.path.clone(), offset, reason);
         if bytes > limit {
             return Err(damaged(format!("{bytes} bytes are wanted, but the limit is {limit}")));
         }

@@ -17,6 +17,7 @@ use crate::{
     },
     store::{Change, EventRecord, JobRecord, JobSpec, NodeRecord, Noted, TaskRecord, Work},
 };
+use metalcast_formats::clonezilla::RAW;
 use metalcast_shared::{
     fix_up::{Adaptation, FixUpStep, MAX_AUTHORIZED_KEYS, MAX_KERNEL_ARGS},
     id::{ImageRef, JobId, NodeId, Revision},
@@ -344,13 +345,21 @@ fn choose_partition<'m>(
         names.join(", ")
     };
     let image = &manifest.revision;
-    match (wanted, &manifest.partitions[..]) {
-        (Some(name), _) => manifest.partition(name).ok_or_else(|| {
+    if let Some(name) = wanted {
+        return manifest.partition(name).ok_or_else(|| {
             Refusal::NotFound(format!("{image} has no partition {name}; it has {}", names()))
-        }),
-        (None, [only]) => Ok(only),
-        (None, []) => Err(Refusal::Invalid(format!("{image} has no partition with data"))),
-        (None, _) => Err(Refusal::Invalid(format!(
+        });
+    }
+    // What nobody knew to read (BIOS boot, Microsoft reserved ...) is no system.
+    let systems: Vec<_> =
+        manifest.partitions.iter().filter(|partition| partition.filesystem != RAW).collect();
+    match systems[..] {
+        [only] => Ok(only),
+        [] => Err(Refusal::Invalid(format!(
+            "{image} has no partition with a filesystem; it has {}",
+            names()
+        ))),
+        _ => Err(Refusal::Invalid(format!(
             "{image} has several partitions, choose one with --partition: {}",
             names()
         ))),

@@ -149,6 +149,14 @@ fn the_api_answers_with_problem_documents() {
         "invalid",
     );
     check(&post("/images/import", r#"{"path":"relative","name":"a/b"}"#), 400, "invalid");
+    check(&post("/images/a/b/export", r#"{"path":"relative"}"#), 400, "invalid");
+    check(
+        &post("/images/a/b/export", r#"{"path":"/x","options":{"split_bytes":0}}"#),
+        400,
+        "invalid",
+    );
+    check(&post("/images/a/b/check", "{}"), 404, "not-found");
+    check(&get("/api/v1/images/a/b/diff?with=nonsense"), 400, "invalid");
     let (status, _, _) = site.http(&post("/deployments", &"x".repeat(600 << 10)));
     assert_eq!(status, 413);
     controller.stop();
@@ -207,6 +215,59 @@ fn an_image_goes_in_and_is_planned_onto_disks() {
     assert_eq!(forgotten[0]["forgotten"], false);
     site.cli(&["image", "rm", "lab/tiny@1"]).exits(0).says("is removed");
     site.cli(&["image", "show", "lab/tiny"]).exits(3);
+    controller.stop();
+}
+
+#[test]
+fn an_image_is_checked_exported_and_compared() {
+    let site = Site::new();
+    let source = site.clonezilla_image();
+    let controller = Controller::start(&site);
+    let import = |source: &str| site.cli(&["image", "import", source, "lab/tiny"]);
+    import(&source).exits(0);
+    site.cli(&["image", "check", "lab/tiny"]).exits(0).prints("lab/tiny@1 is sound: 6 files, ");
+
+    let [exported, other] = ["exported", "other"].map(|name| site.path(name));
+    let [exported, other] = [&exported, &other].map(|path| path.to_str().unwrap());
+    let export = |more: &[&str]| site.cli(&[&["image", "export", "lab/tiny@1"], more].concat());
+    export(&[exported, "--split", "1"]).exits(0).prints(exported).says("lab/tiny@1 exported: ");
+    assert!(site.path("exported/sda1.ext4-ptcl-img.gz.aa").exists());
+    assert!(site.path("exported/MD5SUMS").exists());
+    export(&[exported]).exits(1).says("exists already");
+    export(&["/proc/nowhere/x"]).exits(1).says("/proc/nowhere");
+    export(&[other, "--compress", "rar"]).exits(2).says("gz, zst, none");
+    export(&[other, "--split", "0"]).exits(2);
+    export(&[other, "--compress", "zst", "--no-wait"]).exits(0).prints("operation ");
+    import(exported).exits(0).prints("lab/tiny@2");
+
+    let diff = site.cli(&["image", "diff", "lab/tiny@1", "lab/tiny"]);
+    diff.exits(0).prints("lab/tiny@2").prints("(100 %)");
+    let diff = site.json(&["image", "diff", "lab/tiny@2", "lab/tiny@1"]);
+    assert_eq!(
+        (&diff["a"], &diff["partitions"][0]["to_send_bytes"]),
+        (&"lab/tiny@2".into(), &0.into())
+    );
+
+    let file = site.path("state/images/lab/tiny/1/sda-mbr");
+    std::fs::write(file, [0; 512]).unwrap();
+    site.cli(&["image", "check", "lab/tiny@1"])
+        .exits(1)
+        .prints("sda-mbr does not match its checksum")
+        .prints("lab/tiny@1 is damaged");
+    site.cli(&["image", "check", "lab/tiny"]).exits(0);
+    let checked = site.cli(&["-o", "json", "image", "check", "lab/tiny@1"]);
+    let checked: serde_json::Value = serde_json::from_str(&checked.exits(1).stdout).unwrap();
+    let damage = &checked["state"]["done"]["checked"]["damage"];
+    assert_eq!(damage.as_array().unwrap().len(), 1, "{checked}");
+    for arguments in [
+        &["image", "check", "lab/none"][..],
+        &["image", "check", "lab/tiny@7"],
+        &["image", "export", "lab/none", other],
+        &["image", "diff", "lab/tiny", "lab/none"],
+    ] {
+        site.cli(arguments).exits(3);
+    }
+    site.cli(&["audit"]).exits(0).prints(&format!("export lab/tiny@1 to {exported}"));
     controller.stop();
 }
 

@@ -7,7 +7,7 @@ use crate::{
     source::{Source, sh},
     with_causes,
 };
-use metalcast_controller::images::{Images, ImportProgress};
+use metalcast_controller::images::{Images, Progress};
 use std::{
     env, fs,
     io::{BufRead, BufReader, Read},
@@ -61,7 +61,7 @@ impl Drop for Killed {
 fn import_and_stop(source: &Path, store: &Path) {
     let percent: u64 = env::var(STOP_AT).unwrap().parse().unwrap();
     let images = Images::open(store, sign()).unwrap();
-    let progress = |at: ImportProgress| {
+    let progress = |at: Progress| {
         if at.done_bytes * 100 >= at.total_bytes * percent {
             println!("{STOPPED}");
             let _ = std::io::stdin().read(&mut [0]);
@@ -180,7 +180,7 @@ impl Disk<'_> {
         let before = self.used_bytes();
         let images = Images::open(&self.dir.join("images"), sign()).unwrap();
         // Once, when the import has begun: it would refuse to do so on a full disk.
-        let fill = |_: ImportProgress| {
+        let fill = |_: Progress| {
             if !self.dir.join("other").exists() {
                 self.leave(left_bytes.saturating_sub(self.used_bytes() - before));
             }

@@ -27,6 +27,7 @@ exit $status
 /// Options for the compressions that nothing else here uses.
 const XZ: &str = "-z5";
 const LZ4: &str = "-z8";
+const LZO: &str = "-z3";
 
 /// A disk file as a loop device with partitions; detached when dropped.
 struct LoopDisk(String);
@@ -51,8 +52,8 @@ impl Drop for LoopDisk {
     }
 }
 
-/// Runs ocs-sr in a mount namespace of its own, where it may mount what it likes.
-fn ocs_sr(dir: &Path, arguments: &str) {
+/// Runs ocs-sr on a repository in a mount namespace of its own, where it may mount what it likes.
+fn ocs_sr(dir: &Path, repository: &Path, arguments: &str) {
     let bin = dir.join("bin");
     if !bin.exists() {
         fs::create_dir(&bin).unwrap();
@@ -61,10 +62,13 @@ fn ocs_sr(dir: &Path, arguments: &str) {
             fs::set_permissions(bin.join(program), fs::Permissions::from_mode(0o755)).unwrap();
         }
     }
+    // It keeps caches and renamed images under fixed names in /tmp, which the repository is under too.
     let script = format!(
-        "export PATH={}:/usr/sbin:/sbin:$PATH TERM=linux DEBIAN_FRONTEND=noninteractive
-         unshare --mount --propagation slave ocs-sr -nogui -batch -p true {arguments} < /dev/null > ocs.log 2>&1 ||
+        "export PATH=/srv:/usr/sbin:/sbin:$PATH TERM=linux DEBIAN_FRONTEND=noninteractive
+         unshare --mount --propagation slave sh -ec 'mount --bind {} /mnt; mount --bind {} /srv; mount -t tmpfs none /tmp
+             exec ocs-sr -nogui -batch -p true -or /mnt {arguments}' < /dev/null > ocs.log 2>&1 ||
              {{ tail -n 30 ocs.log >&2; exit 1; }}",
+        repository.display(),
         bin.display()
     );
     sh(dir, &script);
@@ -107,7 +111,7 @@ fn saved_disk(dir: &Path) -> LoopDisk {
 fn save_and_import(dir: &Path, store: &Store, compression: &str, what: &str) -> Revision {
     let repository = dir.join("repository");
     let save = format!("-q2 -j2 {compression} -i 4 -gm -gb");
-    ocs_sr(dir, &format!("-or {} {save} {what}", repository.display()));
+    ocs_sr(dir, &repository, &format!("{save} {what}"));
     store
         .import(&repository.join("saved"))
         .unwrap_or_else(|error| panic!("{}", with_causes(&error)))
@@ -117,7 +121,7 @@ fn save_and_import(dir: &Path, store: &Store, compression: &str, what: &str) -> 
 fn restore(dir: &Path, store: &Store, options_and_what: &str) -> String {
     let image_dir = store.dir.path().join(format!("{}/{}", name().project(), name().name()));
     let options = "-cb -j2 -t -iui -irhr -ius";
-    ocs_sr(dir, &format!("-or {} {options} {options_and_what}", image_dir.display()));
+    ocs_sr(dir, &image_dir, &format!("{options} {options_and_what}"));
     let log = fs::read_to_string(dir.join("ocs.log")).unwrap();
     assert!(log.contains("Checking B2SUMS for image"), "the checksums were not checked: {log}");
     log
@@ -156,6 +160,26 @@ fn clonezilla_saves_a_disk_we_import_it_and_clonezilla_restores_it() {
     let label = sh(dir, &format!("blkid -p -o value -s LABEL {}p6", second.0));
     assert_eq!(label.trim(), "exchange");
 
+    // The same, as an sfdisk of before 2015 would have dumped the table.
+    let saved_in = dir.join("repository/saved");
+    sh(
+        &saved_in,
+        &format!(
+            "rm *SUMS; printf '# partition table of /dev/{0}\\nunit: sectors\\n\\n' > old
+             sed -n '/^.dev/{{s/, bootable//; s/type=\\(.\\)$/Id= \\1/; s/type=/Id=/; p}}' {0}-pt.sf >> old
+             sed '/{0}p2/q' old > {0}-pt.sf
+             printf '/dev/{0}p3 : start= 0, size= 0, Id= 0\\n/dev/{0}p4 : start= 0, size= 0, Id= 0\\n' \
+                 >> {0}-pt.sf
+             sed '1,/{0}p2/d' old >> {0}-pt.sf; rm old",
+            first.short()
+        ),
+    );
+    let old = store.import(&saved_in).unwrap_or_else(|error| panic!("{}", with_causes(&error)));
+    sh(dir, &format!("partx -d {0}; wipefs -qa {0}; blkdiscard -f -z {0}", second.0));
+    let log = restore(dir, &store, &format!("-k0 restoredisk {} {}", old.number, second.short()));
+    assert_eq!(files(dir, &copy), saved, "{log}");
+    assert_eq!(sh(dir, &format!("blkid -p -o value -s LABEL {}p6", second.0)).trim(), "exchange");
+
     // One partition of the disk's image, onto a partition of another name.
     wipe(dir, &copy);
     let one =
@@ -174,7 +198,7 @@ fn clonezilla_saves_partitions_we_import_them_and_clonezilla_restores_them() {
     let both = format!("{0}p1 {0}p5", disk.short());
 
     let store = Store::new();
-    let parts = save_and_import(dir, &store, XZ, &format!("saveparts saved '{both}'"));
+    let parts = save_and_import(dir, &store, XZ, &format!("saveparts saved \"{both}\""));
     assert!(!store.path(&parts).join("disk").exists(), "saveparts names a disk");
     let (manifest, _) = store.images.manifest(&parts).unwrap();
     let names: Vec<_> = manifest.partitions.iter().map(|one| one.name.as_str()).collect();
@@ -182,9 +206,84 @@ fn clonezilla_saves_partitions_we_import_them_and_clonezilla_restores_them() {
 
     wipe(dir, &fat);
     wipe(dir, &data);
-    let log = restore(dir, &store, &format!("-k restoreparts {} '{both}'", parts.number));
+    let log = restore(dir, &store, &format!("-k restoreparts {} \"{both}\"", parts.number));
     assert_eq!(files(dir, &data), saved, "{log}");
     sh(dir, &format!("cmp fat {fat}"));
+}
+
+/// A disk with a raw partition, an ext4, an NTFS and swap in a GPT; `raw` holds the first's content.
+fn saved_gpt_disk(dir: &Path) -> LoopDisk {
+    sh(
+        dir,
+        "truncate -s 200M first; mkdir repository content
+         printf 'label: gpt\\nsize=2M,type=21686148-6449-6E6F-744E-656564454649,name=boot\\n' > table
+         printf 'size=64M,type=L\\nsize=40M,type=EBD0A0A2-B9E5-4433-87C0-68B6B72699C7\\n' >> table
+         printf 'size=16M,type=S\\n' >> table
+         sfdisk -q first < table; head -c 2M /dev/urandom > raw; seq 1 90000 > text
+         cp -r /usr/share/perl5/Debconf content/tree; head -c 12M /dev/urandom > content/random",
+    );
+    let disk = LoopDisk::attach(&dir.join("first"));
+    sh(
+        dir,
+        &format!(
+            "partx -d {0} 2>/dev/null || true; partx -a {0}
+             cp raw {0}p1; mke2fs -q -t ext4 -d content {0}p2; mkswap -L exchange {0}p4
+             mkfs.ntfs -q -f {0}p3 2> /dev/null; ntfscp -q {0}p3 text text",
+            disk.0
+        ),
+    );
+    disk
+}
+
+/// The identities of a disk's partitions.
+fn identities(dir: &Path, disk: &LoopDisk) -> String {
+    sh(dir, &format!("sfdisk -d {0} | sed -n '/start/s|{0}||p' | tr -d ' '", disk.0))
+}
+
+#[test]
+fn clonezilla_saves_a_gpt_disk_we_import_it_and_clonezilla_restores_it_also_as_of_old() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path();
+    let first = saved_gpt_disk(dir);
+    let (saved, table) = (files(dir, &format!("{}p2", first.0)), identities(dir, &first));
+    let store = Store::new();
+    let new = save_and_import(dir, &store, LZO, &format!("savedisk saved {}", first.short()));
+    let (manifest, _) = store.images.manifest(&new).unwrap();
+    let partitions: Vec<_> =
+        manifest.partitions.iter().map(|one| one.filesystem.as_str()).collect();
+    assert_eq!(partitions, ["dd", "ext4", "ntfs"]);
+    let left_out = format!("; left out: {}p4 (swap)", first.short());
+    assert!(manifest.provenance.ends_with(&left_out), "{}", manifest.provenance);
+
+    // What a Clonezilla of 2010 would have made of the same disk: no GPT from sfdisk, images of
+    // ntfsclone and dd whose names do not say how they are compressed.
+    let saved_in = dir.join("repository/saved");
+    sh(
+        &saved_in,
+        &format!(
+            "rm *SUMS {0}p1.dd-ptcl* {0}p3.ntfs-ptcl* {0}-gpt.sgdisk
+             printf '# partition table of /dev/{0}\\nunit: sectors\\n\\n' > {0}-pt.sf
+             printf '/dev/{0}p1 : start=        1, size=  409599, Id=ee\\n' >> {0}-pt.sf
+             gzip -c /dev/{0}p1 > {0}p1.dd-img.aa
+             ntfsclone -s -o - /dev/{0}p3 2> /dev/null | lzop -c > {0}p3.ntfs-img.aa",
+            first.short()
+        ),
+    );
+    let old = store.import(&saved_in).unwrap_or_else(|error| panic!("{}", with_causes(&error)));
+    let stored = store.path(&old);
+    assert_eq!(sh(&stored, "ls *.aa *.lzo 2> /dev/null || true"), "");
+
+    for revision in [new, old] {
+        sh(dir, "rm -f second; truncate -s 200M second");
+        let second = LoopDisk::attach(&dir.join("second"));
+        let what = format!("-k0 restoredisk {} {}", revision.number, second.short());
+        let log = restore(dir, &store, &what);
+        assert_eq!(identities(dir, &second), table, "{log}");
+        assert_eq!(files(dir, &format!("{}p2", second.0)), saved, "{log}");
+        sh(dir, &format!("cmp raw {0}p1; ntfscat {0}p3 text | cmp - text", second.0));
+        let label = sh(dir, &format!("blkid -p -o value -s LABEL {}p4", second.0));
+        assert_eq!(label.trim(), "exchange", "{log}");
+    }
 }
 
 /// Overwrites a partition with zeros.

@@ -1,12 +1,17 @@
 //! Chunks: the used blocks of one aligned range of a partition, compressed alone.
 //!
 //! ```text
-//! partclone Reader ──Chunks──> PlainChunk ──Sealer──> one zstd frame + its manifest entry
-//!                                                     frame ──Opener──> the used blocks again
+//! partclone Reader ──Chunks──┐
+//! bytes of a dd ──RawChunks──┴> PlainChunk ──Sealer──> one zstd frame + its manifest entry
+//!                                                      frame ──Opener──> the used blocks again
 //! ```
 //!
 //! A frame carries its content size and zstd's own checksum, so that `zstd -d` over all frames of a
 //! file verifies them too. Where frames lie and how they travel is not this module's business.
+
+mod raw;
+
+pub use raw::{RAW_BLOCK_BYTES, RawChunks};
 
 use crate::partclone::{ReadError, Reader};
 use metalcast_shared::{

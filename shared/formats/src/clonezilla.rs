@@ -10,13 +10,15 @@
 //! not trusted: names never lead out of it, and links that do are refused.
 
 mod files;
+mod gdisk;
 mod name;
 mod sums;
 mod table;
 
+pub use name::piece_suffix;
 pub use table::{SavedTable, TableKind};
 
-use crate::stream::{Compression, Piece};
+use crate::stream::{self, Compression, Opened, Piece, Start, StreamError};
 use files::Files;
 use name::{DataName, Kind};
 use std::{
@@ -28,6 +30,12 @@ use sums::Sums;
 
 /// Most files that are looked at: a 16 TB image in pieces of 4 GB has 4000.
 pub const MAX_FILES: usize = 20_000;
+
+/// How the first file of an image made by partimage ends.
+const PARTIMAGE: [&str; 2] = ["000", "aa"];
+
+/// What stands in the name of a raw image where others have their filesystem.
+pub const RAW: &str = "dd";
 
 /// Longest text file that is read.
 pub const MAX_TEXT_BYTES: u64 = 4 << 20;
@@ -43,10 +51,10 @@ pub struct Directory {
     pub tables: Vec<SavedTable>,
     /// Partitions with data, in the order of `parts`.
     pub partitions: Vec<PartitionImage>,
-    /// Content of the file `parts` with these partitions only.
-    pub parts: String,
-    /// What the disks have besides, and is not imported.
+    /// What the disks have besides: partitions without data of their own.
     pub left_out: Vec<LeftOut>,
+    /// Files that are not there, and without which a restored disk starts or is named otherwise.
+    pub lacking: Vec<String>,
     /// Every other file, such as `parts` and `sda-mbr`: small, and copied as it is.
     pub side_files: Vec<Piece>,
     /// When it was saved, as Clonezilla writes it (`2024-0501-1230`).
@@ -60,13 +68,26 @@ pub struct PartitionImage {
     pub name: String,
     /// partclone's program suffix: `ext4`, `vfat`, `ntfs` ...
     pub filesystem: String,
+    /// What its files are, decompressed.
+    pub form: Form,
     /// From the file name; old Clonezillas do not say.
     pub compression: Option<Compression>,
     /// Its files, in order.
     pub pieces: Vec<Piece>,
 }
 
-/// A partition that is left out.
+/// What the files of a partition are, decompressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Form {
+    /// An image of partclone.
+    Partclone,
+    /// An image of ntfsclone, which old Clonezillas used for NTFS.
+    NtfsClone,
+    /// The bytes of the partition: what no other program knew to read.
+    Raw,
+}
+
+/// A partition without data of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
     /// Its name.
@@ -108,14 +129,6 @@ pub enum DirectoryError {
         /// The kind.
         what: String,
     },
-    /// There are partitions, but none that goes into a slot.
-    #[error("{path} has nothing that can be imported, only {}", list(.left_out))]
-    Nothing {
-        /// The directory.
-        path: PathBuf,
-        /// What is there.
-        left_out: Vec<LeftOut>,
-    },
     /// Files that a restore needs are not there.
     #[error("{path} is not a complete Clonezilla image; missing: {}", .missing.join("; "))]
     Missing {
@@ -141,6 +154,15 @@ impl DirectoryError {
 }
 
 impl PartitionImage {
+    /// Opens its files as one stream.
+    pub fn open(&self) -> Result<Opened, StreamError> {
+        let start = match self.form {
+            Form::Partclone | Form::NtfsClone => Start::Magic,
+            Form::Raw => Start::Any,
+        };
+        stream::open(self.pieces.clone(), self.compression, start)
+    }
+
     /// Length of its files in bytes.
     pub fn bytes(&self) -> u64 {
         self.pieces.iter().map(|piece| piece.bytes).sum()
@@ -170,22 +192,16 @@ impl Directory {
         }
         let mut tables = Vec::new();
         for disk in &disks {
-            tables.extend(SavedTable::read(&files, disk, &mut missing)?);
+            tables.extend(SavedTable::read(&files, disk, &parts, &mut missing)?);
         }
-        let Groups { images, mut used, raw } = group_images(&files, &sums, &mut missing)?;
-        let mut left_out = Vec::new();
-        let partitions = in_order(&parts, images, raw, &mut left_out, &mut missing)?;
+        let Groups { images, mut used } = group_images(&files, &sums, &mut missing)?;
+        let partitions = in_order(&files, &parts, images, &mut missing)?;
         if !missing.is_empty() {
             return Err(DirectoryError::Missing { path: files.root, missing });
         }
-        left_out.extend(tables.iter().flat_map(|table| table.without_data.iter().cloned()));
-        if partitions.is_empty() {
-            return Err(DirectoryError::Nothing { path: files.root, left_out });
-        }
-        let is_in = |name: &String| partitions.iter().any(|image| image.name == *name);
-        let listed = files.text("parts")?.unwrap_or_default();
-        let listed = listed.split_whitespace().zip(&parts).filter(|(_, name)| is_in(name));
-        let parts = listed.map(|(word, _)| word).collect::<Vec<_>>().join(" ") + "\n";
+        let lacking: Result<Vec<_>, _> = tables.iter().map(|table| table.lacking(&files)).collect();
+        let lacking = lacking?.concat();
+        let left_out = tables.iter().flat_map(|table| table.without_data.iter().cloned()).collect();
         used.extend(sums::FILES.map(str::to_owned));
         let side_files = files
             .entries
@@ -195,7 +211,7 @@ impl Directory {
             .collect();
         let saved = files.text("clonezilla-img").ok().flatten().and_then(|log| saved_at(&log));
         let path = files.root;
-        Ok(Self { path, disks, tables, partitions, parts, left_out, side_files, saved })
+        Ok(Self { path, disks, tables, partitions, left_out, lacking, side_files, saved })
     }
 }
 
@@ -245,8 +261,6 @@ struct Groups {
     images: Images,
     /// Names of all files with data.
     used: BTreeSet<String>,
-    /// Partitions whose data are of a form that goes into no slot, and the form.
-    raw: BTreeMap<String, &'static str>,
 }
 
 /// All data of partitions in the directory.
@@ -256,15 +270,11 @@ fn group_images(
     missing: &mut Vec<String>,
 ) -> Result<Groups, DirectoryError> {
     let mut groups: BTreeMap<DataName, BTreeMap<String, String>> = BTreeMap::new();
-    let (mut images, mut used, mut raw) = (Images::new(), BTreeSet::new(), BTreeMap::new());
+    let (mut images, mut used) = (Images::new(), BTreeSet::new());
     for file in files.entries.keys() {
         match name::classify(file) {
             Kind::Data(data, piece) => {
                 groups.entry(data).or_default().insert(piece, file.clone());
-            }
-            Kind::Raw { partition, what } => {
-                raw.insert(partition, what);
-                used.insert(file.clone());
             }
             Kind::Unsupported(what) => return Err(DirectoryError::unsupported(file, what)),
             Kind::Other => {}
@@ -276,6 +286,7 @@ fn group_images(
         let image = PartitionImage {
             name: data.partition.clone(),
             filesystem: data.filesystem.clone(),
+            form: data.form,
             compression: data.compression,
             pieces: pieces.values().map(|file| files.piece(file, sums)).collect(),
         };
@@ -284,28 +295,27 @@ fn group_images(
             return Err(DirectoryError::invalid(&data.stem, what));
         }
     }
-    Ok(Groups { images, used, raw })
+    Ok(Groups { images, used })
 }
 
 /// The images in the order of `parts`; nothing may be missing or left over.
 fn in_order(
+    files: &Files,
     parts: &[String],
     mut images: Images,
-    mut raw: BTreeMap<String, &'static str>,
-    left_out: &mut Vec<LeftOut>,
     missing: &mut Vec<String>,
 ) -> Result<Vec<PartitionImage>, DirectoryError> {
     let mut ordered = Vec::new();
     for part in parts {
-        match (images.remove(part), raw.remove(part)) {
-            (Some(image), _) => ordered.push(image),
-            (None, Some(what)) => {
-                left_out.push(LeftOut { partition: part.clone(), what: what.to_owned() });
-            }
-            (None, None) => {
-                missing.push(format!("{part}.*-ptcl-img.* (the data of partition {part})"));
-            }
+        if let Some(image) = images.remove(part) {
+            ordered.push(image);
+            continue;
         }
+        let of_partimage = PARTIMAGE.map(|suffix| format!("{part}.{suffix}"));
+        if let Some(file) = of_partimage.iter().find(|file| files.entries.contains_key(*file)) {
+            return Err(DirectoryError::unsupported(file, "an image made by partimage"));
+        }
+        missing.push(format!("{part}.*-ptcl-img.* (the data of partition {part})"));
     }
     match images.into_values().next() {
         Some(left) if !parts.is_empty() => {

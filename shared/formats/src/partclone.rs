@@ -8,13 +8,14 @@
 //! The [`Reader`] verifies every checksum that the image has and that it ends where it must. All
 //! integers are little-endian. Offsets and meanings were taken from images made by partclone 0.2.89,
 //! 0.3.23 and 0.3.47 and checked against those tools. What the blocks mean is not this module's
-//! business, and it seeks nowhere.
+//! business, and it seeks nowhere. Images of [`ntfsclone`] become such images.
 
 mod bitmap;
 mod checksum;
 mod error;
 mod head;
 mod header;
+pub mod ntfsclone;
 mod reader;
 
 pub use bitmap::{Bitmap, MAX_BLOCKS};

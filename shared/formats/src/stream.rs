@@ -10,19 +10,28 @@
 
 mod digest;
 mod lz4;
+mod lzip;
+mod lzo1x;
+mod lzop;
 mod pieces;
+mod read;
 mod xz;
 
 pub use digest::{Algorithm, Expected, Hasher, Mismatch};
 pub use pieces::{Piece, PieceError, Place, Progress};
+pub(crate) use read::{array, read_whole};
 
+use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
 use lz4::Lz4;
+use lzip::Lzip;
 use lzma_rust2::LzmaReader;
+use lzop::Lzop;
 use pieces::Pieces;
+use read::Blockwise;
 use std::{
     fmt,
-    io::{self, BufReader, Cursor, Read},
+    io::{self, BufRead, BufReader, Cursor, Read},
     path::PathBuf,
     sync::Arc,
 };
@@ -35,7 +44,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 const MAX_LZMA_KIB: u32 = 66 << 10;
 
 /// As many bytes as the longest magic has.
-const MAGIC_BYTES: usize = 15;
+const MAGIC_BYTES: usize = 16;
 
 /// How a partition image is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,26 +95,34 @@ pub enum StreamError {
         /// From the first bytes.
         found: Found,
     },
-    /// A compression that cannot be undone here.
+    /// lrzip looks back over the whole image, and finds parts of it at the end of the file.
     #[error(
-        "{file}: {compression} compression is not supported yet; \
-         save the image again with gzip (-z1p) or zstd (-z9p)"
+        "{file}: lrzip compresses an image as a whole, so that it cannot be read as a stream; \
+         join its pieces with `cat`, `lrzip -d` them into a file whose name ends in -ptcl-img.uncomp \
+         and take that one's place, or save the image again with zstd (-z9p)"
     )]
-    Unsupported {
+    Lrzip {
         /// Its path.
         file: PathBuf,
-        /// Its compression.
-        compression: Compression,
     },
 }
 
 /// What the first bytes of a file look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// A known compression, or an uncompressed partclone image.
+    /// A known compression, or an image that is not compressed.
     Known(Compression),
     /// Something else.
     Unknown,
+}
+
+/// How a stream that is not compressed begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With the first bytes of an image that is known.
+    Magic,
+    /// Anyhow: it is a raw image.
+    Any,
 }
 
 /// The decompressed stream and how far its files have been read.
@@ -117,26 +134,44 @@ pub struct Opened {
 }
 
 impl Compression {
-    /// From the end of a file name, as Clonezilla writes it.
+    /// All of them.
+    const ALL: [Self; 10] = [
+        Self::None,
+        Self::Gzip,
+        Self::Zstd,
+        Self::Bzip2,
+        Self::Lzop,
+        Self::Lzma,
+        Self::Xz,
+        Self::Lzip,
+        Self::Lz4,
+        Self::Lrzip,
+    ];
+
+    /// The end of a file name, as Clonezilla writes it.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::None => "uncomp",
+            Self::Gzip => "gz",
+            Self::Zstd => "zst",
+            Self::Bzip2 => "bz2",
+            Self::Lzop => "lzo",
+            Self::Lzma => "lzma",
+            Self::Xz => "xz",
+            Self::Lzip => "lzip",
+            Self::Lz4 => "lz4",
+            Self::Lrzip => "lrz",
+        }
+    }
+
+    /// From the end of a file name.
     pub fn from_suffix(suffix: &str) -> Option<Self> {
-        Some(match suffix {
-            "uncomp" => Self::None,
-            "gz" => Self::Gzip,
-            "zst" => Self::Zstd,
-            "bz2" => Self::Bzip2,
-            "lzo" => Self::Lzop,
-            "lzma" => Self::Lzma,
-            "xz" => Self::Xz,
-            "lzip" => Self::Lzip,
-            "lz4" => Self::Lz4,
-            "lrz" => Self::Lrzip,
-            _ => return None,
-        })
+        Self::ALL.into_iter().find(|compression| compression.suffix() == suffix)
     }
 
     /// From the first bytes of a stream.
     pub fn detect(bytes: &[u8]) -> Found {
-        const MAGICS: [(&[u8], Compression); 10] = [
+        const MAGICS: [(&[u8], Compression); 11] = [
             (b"\x1f\x8b", Compression::Gzip),
             (b"\x28\xb5\x2f\xfd", Compression::Zstd),
             (b"BZh", Compression::Bzip2),
@@ -147,6 +182,7 @@ impl Compression {
             (b"\x04\x22\x4d\x18", Compression::Lz4),
             (b"LRZI", Compression::Lrzip),
             (crate::partclone::MAGIC, Compression::None),
+            (crate::partclone::ntfsclone::MAGIC, Compression::None),
         ];
         // pzstd begins with a skippable frame (magic 0x184D2A50 .. 0x184D2A5F).
         let skippable =
@@ -164,7 +200,7 @@ impl Compression {
 impl fmt::Display for Compression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::None => "no",
+            Self::None => "uncompressed",
             Self::Gzip => "gzip",
             Self::Zstd => "zstd",
             Self::Bzip2 => "bzip2",
@@ -181,7 +217,7 @@ impl fmt::Display for Compression {
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Known(Compression::None) => f.write_str("an uncompressed partclone image"),
+            Self::Known(Compression::None) => f.write_str("an uncompressed image"),
             Self::Known(compression) => compression.fmt(f),
             Self::Unknown => f.write_str("nothing known"),
         }
@@ -197,39 +233,53 @@ pub fn open_raw(pieces: Vec<Piece>) -> Opened {
 
 /// Opens the files of one image, in order, as one stream. `named` is the compression that the name
 /// says; without one (names of old Clonezillas) the first bytes decide.
-pub fn open(pieces: Vec<Piece>, named: Option<Compression>) -> Result<Opened, StreamError> {
+pub fn open(
+    pieces: Vec<Piece>,
+    named: Option<Compression>,
+    start: Start,
+) -> Result<Opened, StreamError> {
     let file = pieces.first().ok_or(StreamError::Empty)?.path.clone();
     let progress = Arc::new(Progress::new(&pieces));
     let mut pieces = Pieces::new(pieces, Arc::clone(&progress));
-    let mut start = Vec::with_capacity(MAGIC_BYTES);
-    if let Err(source) = (&mut pieces).take(MAGIC_BYTES as u64).read_to_end(&mut start) {
+    let mut magic = Vec::with_capacity(MAGIC_BYTES);
+    if let Err(source) = (&mut pieces).take(MAGIC_BYTES as u64).read_to_end(&mut magic) {
         return Err(StreamError::Io { file, source });
     }
-    let found = Compression::detect(&start);
-    let compression = match (named, found) {
-        (Some(named), found) if found == Found::Known(named) => named,
-        (None, Found::Known(found)) => found,
-        (named, found) => {
+    let found = Compression::detect(&magic);
+    let compression = match (named, found, start) {
+        (Some(Compression::None), _, Start::Any) => Compression::None,
+        (Some(named), found, _) if found == Found::Known(named) => named,
+        (None, Found::Known(found), _) => found,
+        (None, Found::Unknown, Start::Any) => Compression::None,
+        (named, found, _) => {
             let named = named.unwrap_or(Compression::None);
             return Err(StreamError::Magic { file, named, found });
         }
     };
-    let whole = BufReader::with_capacity(BUFFER_BYTES, Cursor::new(start).chain(pieces));
-    let failed = |source| StreamError::Io { file: file.clone(), source };
-    let stream: Box<dyn Read + Send> = match compression {
-        Compression::None => Box::new(whole),
-        Compression::Gzip => Box::new(MultiGzDecoder::new(whole)),
-        Compression::Zstd => {
-            Box::new(zstd::stream::read::Decoder::with_buffer(whole).map_err(failed)?)
-        }
-        Compression::Lzma => {
-            Box::new(LzmaReader::new_mem_limit(whole, MAX_LZMA_KIB, None).map_err(failed)?)
-        }
-        Compression::Xz => Box::new(Xz::new(whole)),
-        Compression::Lz4 => Box::new(Lz4::new(whole)),
-        Compression::Bzip2 | Compression::Lzop | Compression::Lzip | Compression::Lrzip => {
-            return Err(StreamError::Unsupported { file, compression });
-        }
-    };
+    if compression == Compression::Lrzip {
+        return Err(StreamError::Lrzip { file });
+    }
+    let whole = BufReader::with_capacity(BUFFER_BYTES, Cursor::new(magic).chain(pieces));
+    let stream =
+        decompress(whole, compression).map_err(|source| StreamError::Io { file, source })?;
     Ok(Opened { stream, progress })
+}
+
+/// Undoes a compression. Memory: a dictionary and a block, at most 192 MiB whatever comes.
+pub fn decompress<'r>(
+    compressed: impl BufRead + Send + 'r,
+    compression: Compression,
+) -> io::Result<Box<dyn Read + Send + 'r>> {
+    Ok(match compression {
+        Compression::None => Box::new(compressed),
+        Compression::Gzip => Box::new(MultiGzDecoder::new(compressed)),
+        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(compressed)?),
+        Compression::Bzip2 => Box::new(MultiBzDecoder::new(compressed)),
+        Compression::Lzop => Box::new(Blockwise::new(Lzop::new(compressed))),
+        Compression::Lzma => Box::new(LzmaReader::new_mem_limit(compressed, MAX_LZMA_KIB, None)?),
+        Compression::Xz => Box::new(Xz::new(compressed)),
+        Compression::Lzip => Box::new(Lzip::new(compressed)),
+        Compression::Lz4 => Box::new(Blockwise::new(Lz4::new(compressed))),
+        Compression::Lrzip => return Err(io::ErrorKind::Unsupported.into()),
+    })
 }

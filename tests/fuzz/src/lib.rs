@@ -4,11 +4,13 @@
 //! programs in `targets` run them under libFuzzer; `tests/tests/corpus.rs` runs them on what was found before.
 
 use std::collections::BTreeMap;
-use std::io::Cursor;
+use std::io::{Cursor, Read};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use metalcast_formats::partclone::ntfsclone;
+use metalcast_formats::stream::{self, Compression, Found};
 use metalcast_formats::{chunk, ext, grubenv, mbr, partclone, probe};
 use metalcast_netboot::dhcp::boot::BootSettings;
 use metalcast_netboot::dhcp::lease::LeaseTable;
@@ -25,14 +27,21 @@ use metalcast_shared::{to_agent, to_controller};
 pub type Target = fn(&[u8]);
 
 /// All targets by the name of their program and corpus.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("dhcp", dhcp),
     ("tftp", tftp),
     ("partclone", partclone),
     ("tables", tables),
     ("sidecar", sidecar),
     ("messages", messages),
+    ("stream", stream),
 ];
+
+/// Decompressed bytes that are looked at: more than any window or block of the inputs covers.
+const MAX_CONTENT_BYTES: u64 = 4 << 20;
+
+/// Clusters that an image of ntfsclone may claim here: its bitmap is as large as it says.
+const MAX_CLUSTERS: u64 = 1 << 22;
 
 /// Decompressed blocks of an image that are looked at: enough to pass every checksum border.
 const MAX_BLOCKS: u32 = 1 << 12;
@@ -138,6 +147,23 @@ pub fn partclone(bytes: &[u8]) {
             let Ok(Some(plain)) = chunks.next_chunk() else { break };
             assert!(!plain.runs.is_empty());
         }
+    }
+}
+
+/// A compressed stream, as its first bytes say, or an image of ntfsclone.
+pub fn stream(bytes: &[u8]) {
+    if let Some(clusters) = bytes.get(30..38).filter(|_| bytes.starts_with(ntfsclone::MAGIC)) {
+        let clusters = clusters.try_into().map_or(0, u64::from_le_bytes);
+        if clusters <= MAX_CLUSTERS
+            && let Ok(survey) = ntfsclone::NtfsClone::survey(bytes)
+            && let Ok(reader) = survey.open(bytes)
+        {
+            assert!(reader.finish().is_ok(), "what was surveyed is read");
+        }
+    }
+    let Found::Known(compression) = Compression::detect(bytes) else { return };
+    if let Ok(content) = stream::decompress(bytes, compression) {
+        let _ = std::io::copy(&mut content.take(MAX_CONTENT_BYTES), &mut std::io::sink());
     }
 }
 

@@ -1,43 +1,35 @@
 //! `metalcast image ...`
 
+mod diff;
+mod operation;
+
 use crate::{
-    api::view::{ImageView, ImportRequest, OperationState, OperationView},
+    api::view::ImageView,
     cli::{
         client::{Client, segment},
         exit::Exit,
         output::{Printer, Tone, bytes, date, table},
-        watch::{Meter, patiently},
     },
 };
-use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use metalcast_shared::id::{ImageName, ImageRef, Revision};
-use std::{path::PathBuf, time::Duration};
-
-/// How often the state of an import is asked for.
-const POLL: Duration = Duration::from_millis(500);
+use metalcast_shared::id::{ImageRef, Revision};
 
 #[derive(Subcommand)]
 pub(in crate::cli) enum Command {
     /// Import a Clonezilla image directory that lies on the controller's host
-    Import(Import),
+    Import(operation::Import),
     /// List all images
     List,
     /// Show the revisions of an image
     Show(Name),
+    /// Read all of an image and prove every checksum and hash
+    Check(operation::Check),
+    /// Make a Clonezilla image directory of an image, on the controller's host
+    Export(operation::Export),
+    /// How much of one image is in another
+    Diff(diff::Diff),
     /// Remove a revision
     Rm(RevisionName),
-}
-
-#[derive(Args)]
-pub(in crate::cli) struct Import {
-    /// The directory
-    directory: PathBuf,
-    /// What the image is to be called, project/name
-    name: ImageName,
-    /// Do not wait for the end
-    #[arg(long)]
-    no_wait: bool,
 }
 
 #[derive(Args)]
@@ -61,7 +53,10 @@ pub(in crate::cli) async fn run(
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
     match command {
-        Command::Import(import) => return self::import(import, client, printer).await,
+        Command::Import(import) => return operation::import(import, client, printer).await,
+        Command::Check(check) => return operation::check(check, client, printer).await,
+        Command::Export(export) => return operation::export(export, client, printer).await,
+        Command::Diff(diff) => diff::run(&diff, client, printer).await?,
         Command::List => {
             let images: Vec<ImageView> = client.get("/images").await?;
             printer.result(&images, |images| list(images, printer));
@@ -84,45 +79,6 @@ pub(in crate::cli) async fn run(
         }
     }
     Ok(Exit::Ok)
-}
-
-async fn import(import: Import, client: &Client, printer: &Printer) -> anyhow::Result<Exit> {
-    let Import { directory, name, no_wait } = import;
-    // The controller has a working directory of its own.
-    let path = std::path::absolute(&directory)
-        .with_context(|| format!("finding {}", directory.display()))?;
-    let begun: OperationView = client.post("/images/import", &ImportRequest { path, name }).await?;
-    if no_wait {
-        printer.result(&begun, |begun| format!("operation {}", begun.id));
-        return Ok(Exit::Ok);
-    }
-    let mut meter = Meter::new();
-    let path = format!("/operations/{}", begun.id);
-    loop {
-        let now: OperationView = patiently(printer, || client.get(&path)).await?;
-        match &now.state {
-            OperationState::Running => {
-                let what = format!("import {}", now.file);
-                meter.show(printer, &what, now.done_bytes, now.total_bytes);
-            }
-            OperationState::Done(revision) => {
-                meter.end(printer);
-                let Revision { image, number } = revision.clone();
-                let image = ImageRef { image, number: Some(number) };
-                let images: Vec<ImageView> = client.get(&self::path(&image)).await?;
-                for text in images.iter().filter_map(|image| image.provenance.as_deref()) {
-                    printer.talk(&format!("from {text}"));
-                }
-                printer.result(&now, |_| revision.to_string());
-                return Ok(Exit::Ok);
-            }
-            OperationState::Failed(cause) => {
-                meter.end(printer);
-                bail!("the import failed: {cause}");
-            }
-        }
-        tokio::time::sleep(POLL).await;
-    }
 }
 
 fn path(image: &ImageRef) -> String {

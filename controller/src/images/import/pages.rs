@@ -1,7 +1,6 @@
 //! The sidecar with the pages of all partitions, written as the chunks come.
 
-use super::output::Output;
-use crate::images::{ImportError, layout::PAGES};
+use crate::images::{ImportError, layout::PAGES, output::Output};
 use metalcast_shared::{
     hash::Hash,
     manifest::{CHUNKS_PER_PAGE, Chunk, MAX_PAGE_BYTES, Page, PageRef},
@@ -17,7 +16,7 @@ pub(super) struct PageFile {
 
 impl PageFile {
     pub(super) fn create(dir: &Path) -> Result<Self, ImportError> {
-        let output = Output::create(dir, PAGES)?;
+        let output = Output::create(dir, PAGES, &[])?;
         Ok(Self { output, page: Page::default(), references: Vec::new() })
     }
 
@@ -36,7 +35,8 @@ impl PageFile {
     }
 
     pub(super) fn finish(self) -> Result<(), ImportError> {
-        self.output.finish().map(drop)
+        self.output.finish()?;
+        Ok(())
     }
 
     fn write_page(&mut self) -> Result<(), ImportError> {
@@ -49,6 +49,6 @@ impl PageFile {
             offset: self.output.bytes(),
             bytes: bytes.len() as u32,
         });
-        self.output.write(&bytes)
+        Ok(self.output.write(&bytes)?)
     }
 }

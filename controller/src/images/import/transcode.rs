@@ -1,49 +1,29 @@
 //! One partition: from whatever Clonezilla wrote to one frame per chunk.
 //!
-//! ```text
-//! reader: decompress, verify, cut ──┬─ work ──> sealers, one per processor ──> answer
-//!                                   └─ order (the same chunks' answers) ──> writer, this thread
-//! ```
-//!
-//! Both queues are bounded. The writer takes the answers in the order in which the chunks were read,
-//! so memory does not depend on how long a chunk takes.
+//! A partclone image is read once, one of ntfsclone twice, for its map of what is used is known at its
+//! end only; both become partclone images. A raw image stays one.
 
-use super::{
+use super::{SUMS, pages::PageFile};
+use crate::images::{
+    ImportError,
     output::{FileSum, Output},
-    pages::PageFile,
+    pipeline,
 };
-use crate::images::ImportError;
 use metalcast_formats::{
-    chunk::{Chunks, PlainChunk, Sealed, Sealer},
-    clonezilla::PartitionImage,
-    partclone::{HeadFacts, ReadError, Reader, head_bytes, write_head},
-    stream::{self, Progress},
+    chunk::{Chunks, PlainChunk, RAW_BLOCK_BYTES, RawChunks, Sealed, Sealer},
+    clonezilla::{Form, PartitionImage},
+    partclone::{HeadFacts, ReadError, Reader, head_bytes, ntfsclone::NtfsClone, write_head},
+    stream::{Opened, Progress},
 };
 use metalcast_shared::manifest::Partition;
 use std::{
+    error::Error,
     io::{self, Read},
     path::Path,
-    sync::{
-        Mutex, PoisonError,
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
-    thread,
 };
 
 /// zstd's own default: the best of its fast levels, and as fast to decompress as any.
 const LEVEL: i32 = 3;
-
-/// Chunks that wait for each sealer, so that none is idle while the reader is slow for a moment.
-const QUEUED_PER_SEALER: usize = 2;
-
-/// More sealers than this are never fed by one reader.
-const MAX_SEALERS: usize = 16;
-
-/// A chunk to be sealed, and where the answer goes.
-type Work = (PlainChunk, SyncSender<io::Result<Sealed>>);
-
-/// Answers in the order of the chunks.
-type Ordered = Receiver<Receiver<io::Result<Sealed>>>;
 
 /// Called with the file being read and the bytes read of all files of the partition.
 pub(super) type Report<'r> = &'r dyn Fn(String, u64);
@@ -55,105 +35,162 @@ pub(super) fn transcode(
     pages: &mut PageFile,
     report: Report<'_>,
 ) -> Result<(Partition, FileSum), ImportError> {
-    let name = || image.name.clone();
-    let opened = stream::open(image.pieces.clone(), image.compression)
-        .map_err(|source| ImportError::Stream { partition: name(), source })?;
-    let progress = opened.progress;
-    let unreadable = |error| ImportError::Image {
-        partition: name(),
-        place: progress.place(),
-        source: Box::new(error),
-    };
-    let mut chunks = Reader::open(opened.stream).and_then(Chunks::new).map_err(unreadable)?;
-    let file = format!("{}.{}-ptcl-img.zst", image.name, image.filesystem);
-    let mut writer = Writer {
-        output: Output::create(dir, &file)?,
-        pages,
-        chunks: 0,
-        partition: image.name.as_str(),
-        progress: &progress,
-        report,
-    };
-    let head_bytes = writer.head(chunks.reader())?;
-    let (read, written) = run(&mut chunks, &mut writer);
-    // Why reading ended is the cause if both failed.
-    read.map_err(unreadable)?;
-    written?;
-    let header = chunks.reader().header().clone();
-    let (used_blocks, chunk_blocks) = (chunks.reader().used_blocks(), chunks.chunk_blocks());
-    chunks.finish().map_err(unreadable)?;
-    if progress.bytes() != progress.total_bytes() {
-        return Err(ImportError::Leftover { partition: name(), place: progress.place() });
+    let opened = open(image)?;
+    let source = Source { image, progress: &opened.progress };
+    match image.form {
+        Form::Partclone => {
+            let reader = Reader::open(opened.stream).map_err(|error| source.unreadable(error))?;
+            source.blocks(reader, Writer::create(&source, dir, pages, report)?)
+        }
+        Form::NtfsClone => {
+            let stream = Reported { stream: opened.stream, progress: &opened.progress, report };
+            let survey = NtfsClone::survey(stream).map_err(|error| source.unreadable(error))?;
+            let again = open(image)?;
+            let source = Source { image, progress: &again.progress };
+            let reader = survey.open(again.stream).map_err(|error| source.unreadable(error))?;
+            let before = opened.progress.total_bytes();
+            let report = |file: String, bytes: u64| report(file, before + bytes);
+            source.blocks(reader, Writer::create(&source, dir, pages, &report)?)
+        }
+        Form::Raw => source.raw(opened.stream, Writer::create(&source, dir, pages, report)?),
     }
-    let chunk_count = writer.chunks;
-    let sum = writer.output.finish()?;
-    let partition = Partition {
-        name: image.name.clone(),
-        filesystem: image.filesystem.clone(),
-        file,
-        block_bytes: header.block_bytes,
-        total_blocks: header.total_blocks,
-        used_blocks,
-        device_bytes: header.device_bytes,
-        chunk_blocks,
-        chunks: chunk_count,
-        head_bytes,
-        file_bytes: sum.bytes,
-        pages: pages.end_partition()?,
-    };
-    Ok((partition, sum))
 }
 
-/// Reads, seals and writes all chunks.
-fn run<R: Read + Send>(
-    chunks: &mut Chunks<R>,
-    writer: &mut Writer<'_>,
-) -> (Result<(), ReadError>, Result<(), ImportError>) {
-    let sealers = thread::available_parallelism().map_or(1, usize::from).min(MAX_SEALERS);
-    let (work_in, work) = sync_channel(sealers * QUEUED_PER_SEALER);
-    let (order_in, order) = sync_channel(sealers * QUEUED_PER_SEALER);
-    let work = Mutex::new(work);
-    thread::scope(|scope| {
-        for _ in 0..sealers {
-            scope.spawn(|| seal_all(&work));
+fn open(image: &PartitionImage) -> Result<Opened, ImportError> {
+    let partition = image.name.clone();
+    image.open().map_err(|source| ImportError::Stream { partition, source })
+}
+
+/// What is read.
+struct Source<'s> {
+    image: &'s PartitionImage,
+    progress: &'s Progress,
+}
+
+/// What a partition is, beside its chunks.
+struct Shape {
+    block_bytes: u32,
+    total_blocks: u64,
+    used_blocks: u64,
+    device_bytes: u64,
+    head_bytes: u32,
+}
+
+impl Source<'_> {
+    fn unreadable(&self, error: impl Error + Send + Sync + 'static) -> ImportError {
+        ImportError::Image {
+            partition: self.image.name.clone(),
+            place: self.progress.place(),
+            source: Box::new(error),
         }
-        let reader = scope.spawn(move || read_all(chunks, &work_in, &order_in));
-        let written = writer.write_all(order);
-        let read = match reader.join() {
-            Ok(read) => read,
-            Err(panic) => std::panic::resume_unwind(panic),
+    }
+
+    /// An image that says which blocks are used.
+    fn blocks<R: Read + Send>(
+        &self,
+        reader: Reader<R>,
+        mut writer: Writer<'_>,
+    ) -> Result<(Partition, FileSum), ImportError> {
+        let mut chunks = Chunks::new(reader).map_err(|error| self.unreadable(error))?;
+        let head_bytes = writer.head(chunks.reader())?;
+        self.run(|| chunks.next_chunk(), &mut writer)?;
+        let header = chunks.reader().header();
+        let shape = Shape {
+            block_bytes: header.block_bytes,
+            total_blocks: header.total_blocks,
+            used_blocks: chunks.reader().used_blocks(),
+            device_bytes: header.device_bytes,
+            head_bytes,
         };
-        (read, written)
-    })
-}
-
-/// Feeds chunks until there are none left or the writer has given up.
-fn read_all<R: Read>(
-    chunks: &mut Chunks<R>,
-    work: &SyncSender<Work>,
-    order: &SyncSender<Receiver<io::Result<Sealed>>>,
-) -> Result<(), ReadError> {
-    while let Some(plain) = chunks.next_chunk()? {
-        let (answer_in, answer) = sync_channel(1);
-        if order.send(answer).is_err() || work.send((plain, answer_in)).is_err() {
-            return Ok(());
-        }
+        chunks.finish().map_err(|error| self.unreadable(error))?;
+        self.finish(writer, &shape)
     }
-    Ok(())
+
+    /// The bytes of a partition, which stay that for Clonezilla too: without a head.
+    fn raw<R: Read + Send>(
+        &self,
+        stream: R,
+        mut writer: Writer<'_>,
+    ) -> Result<(Partition, FileSum), ImportError> {
+        let mut chunks = RawChunks::new(stream);
+        self.run(|| chunks.next_chunk(), &mut writer)?;
+        let blocks = chunks.bytes() / u64::from(RAW_BLOCK_BYTES);
+        let shape = Shape {
+            block_bytes: RAW_BLOCK_BYTES,
+            total_blocks: blocks,
+            used_blocks: blocks,
+            device_bytes: chunks.bytes(),
+            head_bytes: 0,
+        };
+        self.finish(writer, &shape)
+    }
+
+    /// Seals and writes all chunks. Why reading ended is the cause if writing failed too.
+    fn run(
+        &self,
+        next: impl FnMut() -> Result<Option<PlainChunk>, ReadError> + Send,
+        writer: &mut Writer<'_>,
+    ) -> Result<(), ImportError> {
+        let (read, written) = pipeline::run(next, sealer, |sealed| match sealed {
+            Ok(sealed) => writer.write_chunk(sealed),
+            Err(source) => {
+                Err(ImportError::Compress { partition: self.image.name.clone(), source })
+            }
+        });
+        read.map_err(|error| self.unreadable(error))?;
+        written
+    }
+
+    fn finish(
+        &self,
+        writer: Writer<'_>,
+        shape: &Shape,
+    ) -> Result<(Partition, FileSum), ImportError> {
+        let partition = self.image.name.clone();
+        if self.progress.bytes() != self.progress.total_bytes() {
+            return Err(ImportError::Leftover { partition, place: self.progress.place() });
+        }
+        let Writer { output, pages, chunks, .. } = writer;
+        let sum = output.finish()?;
+        let partition = Partition {
+            name: partition,
+            filesystem: self.image.filesystem.clone(),
+            file: sum.name.clone(),
+            block_bytes: shape.block_bytes,
+            total_blocks: shape.total_blocks,
+            used_blocks: shape.used_blocks,
+            device_bytes: shape.device_bytes,
+            chunk_blocks: Partition::chunk_blocks_for(shape.block_bytes),
+            chunks,
+            head_bytes: shape.head_bytes,
+            file_bytes: sum.bytes,
+            pages: pages.end_partition()?,
+        };
+        Ok((partition, sum))
+    }
 }
 
-/// Seals chunks until there is no more work.
-fn seal_all(work: &Mutex<Receiver<Work>>) {
+/// One that seals chunks; its memory is kept from one to the next.
+fn sealer() -> impl FnMut(PlainChunk) -> io::Result<Sealed> {
     let mut sealer = Sealer::new(LEVEL);
-    loop {
-        let next = work.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((plain, answer)) = next else { return };
-        let sealed = match &mut sealer {
-            Ok(sealer) => sealer.seal(plain),
-            Err(error) => Err(io::Error::other(error.to_string())),
-        };
-        // Nobody waits for it any more if the writer has failed.
-        let _ = answer.send(sealed);
+    move |plain| match &mut sealer {
+        Ok(sealer) => sealer.seal(plain),
+        Err(error) => Err(io::Error::other(error.to_string())),
+    }
+}
+
+/// A stream that says how far it is.
+struct Reported<'r, R> {
+    stream: R,
+    progress: &'r Progress,
+    report: Report<'r>,
+}
+
+impl<R: Read> Read for Reported<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.stream.read(buffer)?;
+        (self.report)(self.progress.place().name, self.progress.bytes());
+        Ok(bytes)
     }
 }
 
@@ -161,12 +198,22 @@ struct Writer<'w> {
     output: Output,
     pages: &'w mut PageFile,
     chunks: u32,
-    partition: &'w str,
     progress: &'w Progress,
     report: Report<'w>,
 }
 
-impl Writer<'_> {
+impl<'w> Writer<'w> {
+    fn create(
+        source: &Source<'w>,
+        dir: &Path,
+        pages: &'w mut PageFile,
+        report: Report<'w>,
+    ) -> Result<Self, ImportError> {
+        let PartitionImage { name, filesystem, .. } = source.image;
+        let output = Output::create(dir, &format!("{name}.{filesystem}-ptcl-img.zst"), &SUMS)?;
+        Ok(Self { output, pages, chunks: 0, progress: source.progress, report })
+    }
+
     /// Writes header and bitmap as a frame of their own; its length.
     fn head<R: Read>(&mut self, reader: &Reader<R>) -> Result<u32, ImportError> {
         let header = reader.header();
@@ -186,20 +233,6 @@ impl Writer<'_> {
         write().map_err(|source| self.output.failed(source))?;
         u32::try_from(self.output.bytes())
             .map_err(|_| ImportError::TooLarge("its bitmap does not fit into a frame".into()))
-    }
-
-    fn write_all(&mut self, order: Ordered) -> Result<(), ImportError> {
-        for answer in order {
-            let answer = answer
-                .recv()
-                .unwrap_or_else(|_| Err(io::Error::other("the thread that compresses has ended")));
-            let sealed = answer.map_err(|source| ImportError::Compress {
-                partition: self.partition.to_owned(),
-                source,
-            })?;
-            self.write_chunk(sealed)?;
-        }
-        Ok(())
     }
 
     fn write_chunk(&mut self, sealed: Sealed) -> Result<(), ImportError> {

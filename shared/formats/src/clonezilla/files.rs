@@ -54,16 +54,27 @@ impl Files {
         Ok(Self { root, entries })
     }
 
+    /// The length of a file, if it exists.
+    pub(super) fn bytes(&self, name: &str) -> Option<u64> {
+        self.entries.get(name).map(|entry| entry.bytes)
+    }
+
     /// The content of a text file, if it exists.
     pub(super) fn text(&self, name: &str) -> Result<Option<String>, DirectoryError> {
+        let bytes = self.read(name, MAX_TEXT_BYTES)?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// The content of a small file, if it exists.
+    pub(super) fn read(&self, name: &str, limit: u64) -> Result<Option<Vec<u8>>, DirectoryError> {
         let Some(entry) = self.entries.get(name) else { return Ok(None) };
-        if entry.bytes > MAX_TEXT_BYTES {
-            let what = format!("{} bytes are too long for this text file", entry.bytes);
+        if entry.bytes > limit {
+            let what = format!("{} bytes are too long for this file", entry.bytes);
             return Err(DirectoryError::invalid(name, what));
         }
         let bytes = fs::read(&entry.path)
             .map_err(|source| DirectoryError::Io { path: entry.path.clone(), source })?;
-        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        Ok(Some(bytes))
     }
 
     /// A file as part of a stream.

@@ -4,7 +4,7 @@
 //! `<partition>.<filesystem>-img[.<piece>]`, and either without the compression, which only the
 //! content tells then.
 
-use super::DirectoryError;
+use super::{DirectoryError, Form, RAW};
 use crate::stream::Compression;
 use std::collections::BTreeMap;
 
@@ -22,13 +22,6 @@ const MAX_MISSING_LISTED: usize = 16;
 pub(super) enum Kind {
     /// Data of a partition; the text is the piece's suffix, empty if it is not split.
     Data(DataName, String),
-    /// Data of a partition, in a form that goes into no slot.
-    Raw {
-        /// The partition.
-        partition: String,
-        /// The form.
-        what: &'static str,
-    },
     /// Data in a form that cannot be read here.
     Unsupported(String),
     /// Something else.
@@ -42,6 +35,7 @@ pub(super) struct DataName {
     pub(super) stem: String,
     pub(super) partition: String,
     pub(super) filesystem: String,
+    pub(super) form: Form,
     pub(super) compression: Option<Compression>,
 }
 
@@ -89,15 +83,13 @@ pub(super) fn classify(file: &str) -> Kind {
         ["", suffix, piece] if is_piece(piece) => (Some(suffix), piece),
         _ => return Kind::Other,
     };
-    let what = match (filesystem, marker) {
-        ("dd", _) if suffix == Some("info") => return Kind::Other,
-        ("dd", _) => Some("a raw (dd) image"),
-        ("ntfs", "-img") => Some("an image made by ntfsclone"),
-        _ => None,
+    let form = match (filesystem, marker) {
+        // What kind of partition it was.
+        (RAW, _) if suffix == Some("info") => return Kind::Other,
+        (RAW, _) => Form::Raw,
+        ("ntfs", "-img") => Form::NtfsClone,
+        _ => Form::Partclone,
     };
-    if let Some(what) = what {
-        return Kind::Raw { partition: partition.to_owned(), what };
-    }
     let compression = match suffix.map(|suffix| (suffix, Compression::from_suffix(suffix))) {
         None => None,
         Some((_, Some(compression))) => Some(compression),
@@ -107,6 +99,7 @@ pub(super) fn classify(file: &str) -> Kind {
         stem: stem(file, piece),
         partition: partition.to_owned(),
         filesystem: filesystem.to_owned(),
+        form,
         compression,
     };
     Kind::Data(data, piece.to_owned())
@@ -142,7 +135,7 @@ pub(super) fn missing_pieces(
                 missing.push(format!("more pieces of {}", data.stem));
                 return Ok(missing);
             }
-            missing.push(format!("{}.{}", data.stem, suffix_of(absent, letters)));
+            missing.push(format!("{}.{}", data.stem, piece_suffix(absent, letters)));
         }
         expected = number + 1;
     }
@@ -153,7 +146,8 @@ fn number_of(suffix: &str) -> usize {
     suffix.bytes().fold(0, |number, letter| number * 26 + usize::from(letter - b'a'))
 }
 
-fn suffix_of(mut number: usize, letters: usize) -> String {
+/// The suffix of a piece, as `split` numbers them: `aa`, `ab` ...
+pub fn piece_suffix(mut number: usize, letters: usize) -> String {
     let mut suffix = vec![b'a'; letters];
     for letter in suffix.iter_mut().rev() {
         *letter += (number % 26) as u8;

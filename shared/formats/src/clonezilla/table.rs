@@ -1,9 +1,17 @@
-//! The partition table that was saved with a disk: its kind and the disk's size.
+//! The partition table that was saved with a disk: its kind, the disk's size and what is in it.
 //!
 //! `<disk>-pt.sf` is the output of `sfdisk -d`, `<disk>-pt.parted` that of `parted unit s print`.
-//! Clonezilla needs both for an MBR disk; for GPT `<disk>-gpt.gdisk` may stand in for the former.
+//! Clonezilla needs both for an MBR disk; sfdisk before 2.26 knew no GPT, and what it printed of one
+//! is worth nothing: `<disk>-gpt.gdisk` has the table then.
 
-use super::{DirectoryError, Files, LeftOut};
+use super::{DirectoryError, Files, LeftOut, gdisk};
+
+/// Length of the boot code in a first sector.
+const BOOT_CODE_BYTES: u64 = 446;
+
+/// What partitions without data are.
+const EXTENDED: &str = "extended";
+const SWAP: &str = "swap";
 
 /// What kind of partition table a disk has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,59 +37,148 @@ pub struct SavedTable {
     pub without_data: Vec<LeftOut>,
 }
 
+/// A partition in a table: its number, and its type in lower case.
+struct Row {
+    number: u32,
+    kind: String,
+}
+
 impl SavedTable {
-    /// Reads the table of a disk. `None` with an entry in `missing` if its files are not there.
+    /// Reads the table of a disk, which must have the partitions among `parts` that are on it. What is
+    /// not there gets an entry in `missing`; `None` if that leaves too little.
     pub(super) fn read(
         files: &Files,
         disk: &str,
+        parts: &[String],
         missing: &mut Vec<String>,
     ) -> Result<Option<Self>, DirectoryError> {
-        let (parted_name, sfdisk_name) = (format!("{disk}-pt.parted"), format!("{disk}-pt.sf"));
-        let has_gdisk = files.entries.contains_key(&format!("{disk}-gpt.gdisk"));
+        let [parted_name, sfdisk_name] = ["parted", "sf"].map(|end| format!("{disk}-pt.{end}"));
         let sfdisk = files.text(&sfdisk_name)?;
         let parted = files.text(&parted_name)?;
-        if sfdisk.is_none() && !has_gdisk {
-            missing.push(format!("{sfdisk_name} (the partition table of {disk})"));
-        }
-        let Some(parted) = parted else {
+        if parted.is_none() {
             missing.push(format!("{parted_name} (size and partition table of {disk})"));
+        }
+        let bad = |what: &str| DirectoryError::invalid(&parted_name, what);
+        // Dumps of sfdisk before 2.26 do not name the kind; parted's always do.
+        let named = sfdisk.as_deref().and_then(|text| field(text, "label:"));
+        let label = named.or_else(|| field(parted.as_deref()?, "Partition Table:"));
+        let kind = match (label.map(str::trim), &parted) {
+            (Some("dos" | "msdos"), _) => TableKind::Mbr,
+            (Some("gpt"), _) => TableKind::Gpt,
+            (None, None) => TableKind::Mbr,
+            _ => return Err(bad("names no partition table that is known (gpt or msdos)")),
+        };
+        let (rows, table_name) = match (kind, &sfdisk) {
+            (TableKind::Gpt, _) if named.is_none() => {
+                let name = format!("{disk}-gpt.gdisk");
+                (gdisk_rows(files, &name)?, name)
+            }
+            (_, sfdisk) => (sfdisk.as_deref().map(|text| sfdisk_rows(text).collect()), sfdisk_name),
+        };
+        let Some(rows) = rows else {
+            missing.push(format!("{table_name} (the partition table of {disk})"));
             return Ok(None);
         };
-        let bad = |what: &str| DirectoryError::invalid(&parted_name, what);
+        missing.extend(absent(disk, parts, &rows, &table_name));
+        let Some(parted) = parted else { return Ok(None) };
         let sectors = field(&parted, "Disk /")
             .and_then(|line| line.rsplit_once(": "))
             .and_then(|(_, size)| size.trim().strip_suffix('s')?.parse().ok())
             .ok_or_else(|| bad("does not say how many sectors the disk has"))?;
-        // Dumps of sfdisk before 2.26 do not name the kind; parted's always do.
-        let label = sfdisk.as_deref().and_then(|text| field(text, "label:"));
-        let label = label.or_else(|| field(&parted, "Partition Table:")).map(str::trim);
-        let kind = match label {
-            Some("dos" | "msdos") => TableKind::Mbr,
-            Some("gpt") => TableKind::Gpt,
-            _ => return Err(bad("names no partition table that is known (gpt or msdos)")),
-        };
         let sector_bytes = field(&parted, "Sector size")
             .and_then(|line| line.rsplit_once(": ")?.1.split_once('B')?.0.parse().ok())
             .unwrap_or(512);
-        let rows = sfdisk.as_deref().unwrap_or_default().lines();
-        let without_data = rows.filter_map(without_data).collect();
+        let without_data = rows.iter().filter_map(|row| row.without_data(disk)).collect();
         Ok(Some(Self { disk: disk.to_owned(), kind, sectors, sector_bytes, without_data }))
     }
 }
 
-/// A row of sfdisk's for a partition without data: `/dev/sda2 : start= 36864, size= 163840, type=5`.
-fn without_data(row: &str) -> Option<LeftOut> {
-    let (device, fields) = row.strip_prefix("/dev/")?.split_once(':')?;
-    let kind = fields.split(',').find_map(|field| {
-        let (key, value) = field.split_once('=')?;
-        matches!(key.trim(), "type" | "Id").then(|| value.trim().to_lowercase())
-    })?;
-    let what = match kind.as_str() {
-        "5" | "f" | "85" => "extended",
-        "82" | "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f" => "swap",
-        _ => return None,
+impl SavedTable {
+    /// Files without which a restored disk does not start, or is not recognised, as the saved one was:
+    /// boot code, and the names of swap. Clonezilla restores the rest of it without them.
+    pub(super) fn lacking(&self, files: &Files) -> Result<Vec<String>, DirectoryError> {
+        let mut lacking = Vec::new();
+        let boot_code = self.without_data.iter().filter(|one| one.what == EXTENDED);
+        let boot_code = boot_code.map(|one| format!("{}-ebr", one.partition));
+        for file in std::iter::once(format!("{}-mbr", self.disk)).chain(boot_code) {
+            match files.bytes(&file) {
+                None => lacking.push(format!("{file} (boot code)")),
+                Some(bytes @ ..BOOT_CODE_BYTES) => {
+                    let what =
+                        format!("has {bytes} bytes instead of the {BOOT_CODE_BYTES} of boot code");
+                    return Err(DirectoryError::invalid(&file, what));
+                }
+                Some(_) => {}
+            }
+        }
+        for swap in self.without_data.iter().filter(|one| one.what == SWAP) {
+            let file = format!("swappt-{}.info", swap.partition);
+            if files.bytes(&file).is_none() {
+                lacking.push(format!("{file} (UUID and label of swap)"));
+            }
+        }
+        Ok(lacking)
+    }
+}
+
+/// The partitions of `parts` that are on this disk but not in its table.
+fn absent(disk: &str, parts: &[String], rows: &[Row], table: &str) -> Vec<String> {
+    let is_absent = |part: &&String| {
+        number_on(disk, part).is_some_and(|number| rows.iter().all(|row| row.number != number))
     };
-    Some(LeftOut { partition: device.trim().replace('/', "-"), what: what.to_owned() })
+    let name = |part: &String| format!("{part} in {table} (its place on {disk})");
+    parts.iter().filter(is_absent).map(name).collect()
+}
+
+/// The number of a partition if it is on this disk: `sda1`, `nvme0n1p1`.
+fn number_on(disk: &str, part: &str) -> Option<u32> {
+    let rest = part.strip_prefix(disk)?;
+    let digits = match disk.ends_with(|last: char| last.is_ascii_digit()) {
+        true => rest.strip_prefix('p')?,
+        false => rest,
+    };
+    digits.parse().ok()
+}
+
+/// The rows of sfdisk's dump that are partitions: `/dev/sda2 : start= 36864, size= 163840, type=5`.
+/// Clonezilla's renaming may leave other disks' names in them, but keeps the numbers.
+fn sfdisk_rows(text: &str) -> impl Iterator<Item = Row> + '_ {
+    text.lines().filter_map(|line| {
+        let (device, fields) = line.strip_prefix("/dev/")?.split_once(':')?;
+        let digits = device.trim().rsplit(|c: char| !c.is_ascii_digit()).next()?;
+        let value = |names: [&str; 2]| {
+            fields.split(',').find_map(|field| {
+                let (key, value) = field.split_once('=')?;
+                names.contains(&key.trim()).then(|| value.trim().to_lowercase())
+            })
+        };
+        // Before 2.26 there are rows of partitions that are none.
+        let is_empty = value(["size"; 2]).is_some_and(|size| size == "0");
+        let kind = value(["type", "Id"]).filter(|_| !is_empty)?;
+        Some(Row { number: digits.parse().ok()?, kind })
+    })
+}
+
+fn gdisk_rows(files: &Files, name: &str) -> Result<Option<Vec<Row>>, DirectoryError> {
+    let Some(bytes) = files.read(name, gdisk::MAX_BYTES)? else { return Ok(None) };
+    let partitions = gdisk::partitions(&bytes)
+        .ok_or_else(|| DirectoryError::invalid(name, "is not a whole backup of a GPT by sgdisk"))?;
+    let row = |(number, kind): (u32, uuid::Uuid)| Row { number, kind: kind.to_string() };
+    Ok(Some(partitions.into_iter().map(row).collect()))
+}
+
+impl Row {
+    /// What it is, if it holds no data of its own.
+    fn without_data(&self, disk: &str) -> Option<LeftOut> {
+        let what = match self.kind.as_str() {
+            "5" | "f" | "85" => EXTENDED,
+            "82" | "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f" => SWAP,
+            _ => return None,
+        };
+        let p = if disk.ends_with(|last: char| last.is_ascii_digit()) { "p" } else { "" };
+        let partition = format!("{disk}{p}{}", self.number);
+        Some(LeftOut { partition, what: what.to_owned() })
+    }
 }
 
 /// The rest of the first line that begins so.

@@ -27,13 +27,22 @@ pub struct Reader<R> {
 impl<R: Read> Reader<R> {
     /// Reads and checks header and bitmap. Memory: the bitmap, which grows only as it arrives.
     pub fn open(stream: R) -> Result<Self, ReadError> {
-        let mut source =
-            Source { stream: BufReader::with_capacity(BUFFER_BYTES, stream), offset: 0 };
+        let mut source = Source::new(stream);
         let header = read_header(&mut source)?;
         let bitmap = read_bitmap(&mut source, &header)?;
+        Ok(Self::after_head(source, header, bitmap))
+    }
+
+    /// An image without a head, which was learnt elsewhere: `stream` has the used blocks of `bitmap`
+    /// and nothing else.
+    pub(super) fn bare(header: Header, bitmap: Bitmap, stream: R) -> Self {
+        Self::after_head(Source::new(stream), header, bitmap)
+    }
+
+    fn after_head(source: Source<R>, header: Header, bitmap: Bitmap) -> Self {
         let used_blocks = bitmap.count_used();
         let running = Running::new(header.checksums);
-        Ok(Self { source, header, bitmap, used_blocks, read_blocks: 0, running })
+        Self { source, header, bitmap, used_blocks, read_blocks: 0, running }
     }
 
     /// What the header says.
@@ -163,6 +172,10 @@ struct Source<R> {
 }
 
 impl<R: Read> Source<R> {
+    fn new(stream: R) -> Self {
+        Self { stream: BufReader::with_capacity(BUFFER_BYTES, stream), offset: 0 }
+    }
+
     fn fill(&mut self, buffer: &mut [u8], section: Section) -> Result<(), ReadError> {
         let mut filled = 0;
         while filled < buffer.len() {

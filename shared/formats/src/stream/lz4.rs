@@ -7,7 +7,7 @@
 //! All checksums that are there are verified, and a frame must have its end. The old format of
 //! `lz4 -l` and dictionaries of their own are refused; Clonezilla writes neither.
 
-use super::xz::read_whole;
+use super::read::{Blocks, array, read_whole};
 use std::io::{self, Read};
 use xxhash_rust::xxh32::{Xxh32, xxh32};
 
@@ -35,9 +35,6 @@ pub(super) struct Lz4<R> {
     inner: R,
     frame: Option<Frame>,
     compressed: Vec<u8>,
-    block: Vec<u8>,
-    /// How much of the block was read.
-    read: usize,
     is_first: bool,
 }
 
@@ -58,8 +55,7 @@ fn bad(what: &str) -> io::Error {
 
 impl<R: Read> Lz4<R> {
     pub(super) fn new(inner: R) -> Self {
-        let (compressed, block) = (Vec::new(), Vec::new());
-        Self { inner, frame: None, compressed, block, read: 0, is_first: true }
+        Self { inner, frame: None, compressed: Vec::new(), is_first: true }
     }
 
     /// Reads the beginning of a frame; `None` at the end.
@@ -111,7 +107,7 @@ impl<R: Read> Lz4<R> {
     }
 
     /// Reads a block; `false` at the frame's end.
-    fn next_block(&mut self, frame: &mut Frame) -> io::Result<bool> {
+    fn read_block(&mut self, frame: &mut Frame, block: &mut Vec<u8>) -> io::Result<bool> {
         let length = self.number()?;
         if length == 0 {
             return self.end(frame).map(|()| false);
@@ -126,15 +122,15 @@ impl<R: Read> Lz4<R> {
             return Err(bad("a block does not match its checksum"));
         }
         if length & STORED == 0 {
-            self.block.resize(frame.max_block_bytes, 0);
+            block.resize(frame.max_block_bytes, 0);
             let decompress = lz4_flex::block::decompress_into_with_dict;
-            let bytes = decompress(&self.compressed, &mut self.block, &frame.window)
+            let bytes = decompress(&self.compressed, block, &frame.window)
                 .map_err(|error| bad(&format!("a block is damaged: {error}")))?;
-            self.block.truncate(bytes);
+            block.truncate(bytes);
         } else {
-            std::mem::swap(&mut self.block, &mut self.compressed);
+            std::mem::swap(block, &mut self.compressed);
         }
-        frame.took(&self.block);
+        frame.took(block);
         Ok(true)
     }
 
@@ -149,9 +145,7 @@ impl<R: Read> Lz4<R> {
     }
 
     fn number(&mut self) -> io::Result<u32> {
-        let mut bytes = [0; 4];
-        self.inner.read_exact(&mut bytes)?;
-        Ok(u32::from_le_bytes(bytes))
+        array(&mut self.inner).map(u32::from_le_bytes)
     }
 }
 
@@ -170,31 +164,18 @@ impl Frame {
     }
 }
 
-impl<R: Read> Read for Lz4<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if buffer.is_empty() {
-            return Ok(0);
-        }
-        loop {
-            let rest = &self.block[self.read..];
-            if !rest.is_empty() {
-                let bytes = rest.len().min(buffer.len());
-                buffer[..bytes].copy_from_slice(&rest[..bytes]);
-                self.read += bytes;
-                return Ok(bytes);
-            }
-            self.block.clear();
-            self.read = 0;
-            let mut frame = match self.frame.take() {
+impl<R: Read> Blocks for Lz4<R> {
+    fn next_block(&mut self, block: &mut Vec<u8>) -> io::Result<bool> {
+        let mut frame = match self.frame.take() {
+            Some(frame) => frame,
+            None => match self.begin()? {
                 Some(frame) => frame,
-                None => match self.begin()? {
-                    Some(frame) => frame,
-                    None => return Ok(0),
-                },
-            };
-            if self.next_block(&mut frame)? {
-                self.frame = Some(frame);
-            }
+                None => return Ok(false),
+            },
+        };
+        if self.read_block(&mut frame, block)? {
+            self.frame = Some(frame);
         }
+        Ok(true)
     }
 }

@@ -10,6 +10,7 @@
 
 mod check;
 
+use super::read::{Counted, read_whole};
 use check::{Check, Sum};
 use lzma_rust2::Lzma2Reader;
 use std::io::{self, Read};
@@ -66,12 +67,6 @@ struct Block<R: Read> {
     content_bytes: Option<u64>,
     content: u64,
     sum: Sum,
-}
-
-/// Counts what is read.
-struct Counted<R> {
-    inner: R,
-    bytes: u64,
 }
 
 fn bad(what: &str) -> io::Error {
@@ -179,7 +174,7 @@ fn between<R: Read>(mut inner: R, stream: Stream) -> io::Result<State<R>> {
         return Err(bad("the header of a block is damaged"));
     }
     let sum = stream.check.begin();
-    let data = Lzma2Reader::new(Counted { inner, bytes: 0 }, dictionary, None);
+    let data = Lzma2Reader::new(Counted::new(inner), dictionary, None);
     let block =
         Block { data, stream, header_bytes, compressed_bytes, content_bytes, content: 0, sum };
     Ok(State::Within(Box::new(block)))
@@ -261,14 +256,6 @@ impl Records {
     }
 }
 
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let bytes = self.inner.read(buffer)?;
-        self.bytes += bytes as u64;
-        Ok(bytes)
-    }
-}
-
 /// Counts and sums what is read.
 struct Summed<'r, R> {
     inner: &'r mut R,
@@ -312,18 +299,4 @@ fn number(inner: &mut impl Read) -> io::Result<u64> {
         }
     }
     Err(bad("a number is too long"))
-}
-
-/// Fills the buffer; `false` if there is nothing at all.
-pub(super) fn read_whole(inner: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
-    let bytes = loop {
-        match inner.read(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => break other?,
-        }
-    };
-    if bytes > 0 {
-        inner.read_exact(&mut buffer[bytes..])?;
-    }
-    Ok(bytes > 0)
 }
