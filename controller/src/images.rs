@@ -17,6 +17,7 @@ mod loaded;
 
 pub use error::{ImportError, StoreError};
 
+use crate::causes::with_causes;
 use layout::Layout;
 use loaded::Loaded;
 use metalcast_shared::{
@@ -174,7 +175,7 @@ impl Images {
     fn summary(&self, revision: Revision) -> ImageSummary {
         let state = match Loaded::open(&self.layout.revision(&revision), &revision, &self.sign) {
             Ok(loaded) => loaded.summary(),
-            Err(error) => ImageState::Damaged { reason: error::with_causes(&error) },
+            Err(error) => ImageState::Damaged { reason: with_causes(&error) },
         };
         ImageSummary { revision, state }
     }

@@ -107,8 +107,17 @@ impl Host {
     /// # Errors
     /// When it cannot be started.
     pub fn join(&self, lab: &Lab, shipped: &Shipped) -> Result<Background> {
+        self.join_at(lab, shipped, 80)
+    }
+
+    /// The same with what an HTTP server on another port than the controller's gives it to boot with.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn join_at(&self, lab: &Lab, shipped: &Shipped, port: u16) -> Result<Background> {
         let mut command = self.command(shipped.agent());
-        command.arg("join").arg(format!("{}:80", lab.address())).args(["--disks", &self.serial]);
+        let server = format!("{}:{port}", lab.address());
+        command.arg("join").arg(server).args(["--disks", &self.serial]);
         command.arg("--loaders").arg(shipped.loaders());
         lab.spawn(&format!("agent-{}", self.serial), &mut command)
     }
@@ -130,6 +139,15 @@ impl Host {
     pub fn mac(&self) -> Result<String> {
         let mac = run(self.command("cat").arg("/sys/class/net/eth0/address"))?;
         Ok(mac.trim().to_owned())
+    }
+
+    /// Bytes that have come over its cable.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn received_bytes(&self) -> Result<u64> {
+        let count = run(self.command("cat").arg("/sys/class/net/eth0/statistics/rx_bytes"))?;
+        count.trim().parse().context("understanding a network card's count")
     }
 
     /// Pulls the cable.

@@ -45,8 +45,12 @@ fn a_blank_disk_gets_table_menu_and_an_adapted_system() {
     assert!(rig.is_startable(5) && !rig.is_startable(6));
     assert!(rig.read(510, 2) == [0x55, 0xaa], "the disk has a boot sector");
     assert!(notes.contains("check-disk: loop") && notes.contains(super::rig::SERIAL), "{notes}");
-    for step in ["partition: table written", "verify: ", "fix-up: hostname: node5 (was \"golden\")"]
-    {
+    for step in [
+        "partition: table written",
+        "verify: ",
+        "fix-up: hostname: node5 (was \"golden\")",
+        "activate: the agent used at most ",
+    ] {
         assert!(notes.contains(step), "no {step:?} in {notes}");
     }
 }
