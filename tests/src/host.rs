@@ -30,13 +30,18 @@ impl Shipped {
     /// Unpacks what is needed of the RAM image into a directory.
     ///
     /// # Errors
-    /// When zstd(1) or cpio(1) cannot read it.
+    /// When it is not what is built here, or zstd(1) or cpio(1) cannot read it.
     pub fn of(artefacts: &Artefacts, dir: &Path) -> Result<Self> {
         let dir = dir.join("shipped");
         std::fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
-        let unpack = "zstd -dcq \"$0\" | cpio -idm --quiet 'bin/metalcast-agent' 'lib/metalcast/*'";
         let initramfs = artefacts.ram_image.join("initramfs");
-        run(Command::new("sh").args(["-ec", unpack]).arg(initramfs).current_dir(&dir))?;
+        let bytes = std::fs::read(&initramfs)
+            .with_context(|| format!("reading {}", initramfs.display()))?;
+        let rest = behind_first_archive(&bytes)
+            .with_context(|| format!("{} is not two archives", initramfs.display()))?;
+        std::fs::write(dir.join("rest"), rest).context("writing the second archive")?;
+        let unpack = "zstd -dcq rest | cpio -idm --quiet bin/metalcast-agent 'lib/metalcast/*'";
+        run(Command::new("sh").args(["-ec", unpack]).current_dir(&dir))?;
         Ok(Self { dir })
     }
 
@@ -48,6 +53,14 @@ impl Shipped {
     fn loaders(&self) -> PathBuf {
         self.dir.join("lib/metalcast/grub")
     }
+}
+
+/// The initramfs is two cpio archives: what is packed by itself, and behind it the rest, compressed.
+fn behind_first_archive(initramfs: &[u8]) -> Option<&[u8]> {
+    let trailer = b"TRAILER!!!\0";
+    let at = initramfs.windows(trailer.len()).position(|window| window == trailer)?;
+    let rest = initramfs.get((at + trailer.len()).next_multiple_of(4)..)?;
+    rest.get(rest.iter().position(|byte| *byte != 0)?..)
 }
 
 /// A host on a cable, with one disk.

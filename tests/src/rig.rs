@@ -24,7 +24,7 @@ const TASK_POLL: Duration = Duration::from_millis(50);
 const IPXE_DIR: &str = "/usr/lib/ipxe";
 
 /// What tells a program another time, of Debian's package faketime.
-const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
 /// Environment variables that name artefacts: set by whoever has built them for those who shall not.
 const CONTROLLER: &str = "METALCAST_CONTROLLER";
