@@ -12,6 +12,7 @@ pub mod console;
 pub mod disk;
 pub mod init;
 pub mod inventory;
+pub mod memory;
 pub mod report;
 pub mod session;
 pub mod task;

@@ -36,6 +36,7 @@ pub use context::{Cancel, Context, FetchBundle, Machine, Report, StepLog};
 pub use plan::SlotAddress;
 pub use source::{ChunkSource, Closed, Delivery, Loss, Request, Sink, Wanted};
 
+use crate::{disk::MIB, memory};
 use metalcast_shared::{
     event::{Step, TaskEvent},
     to_agent::{Deploy, SelectSlot},
@@ -65,9 +66,20 @@ pub fn deploy(
     step(context, Step::FirstBlocks, |log| first_blocks::run(&image, &target, source, log))?;
     let reports = step(context, Step::FixUp, |log| fix_up::run(&image.system(), &target, log))?;
     step(context, Step::BootCode, |log| boot_code::run(image.family, &target, log))?;
-    step(context, Step::Activate, |log| activate::run(&target, log))?;
+    step(context, Step::Activate, |log| {
+        activate::run(&target, log)?;
+        note_memory(log);
+        Ok(())
+    })?;
     context.event(TaskEvent::Done { reports });
     Ok(())
+}
+
+/// Says how small a machine would have been enough for the agent.
+fn note_memory(log: &StepLog<'_>) {
+    if let Some(bytes) = memory::peak_bytes() {
+        log.note(format!("the agent used at most {} MiB of memory", bytes.div_ceil(MIB)));
+    }
 }
 
 /// Makes another slot the one that starts.

@@ -129,7 +129,7 @@ impl Controller {
         let api = Api::bind(&config.api.socket)?;
         let network = &config.network;
         let agents = SocketAddr::from((network.address, network.quic_port));
-        let endpoint = transfer::endpoint(&pki, agents)?;
+        let agents = transfer::Listener::bind(&pki, agents)?;
         let boot = Boot::bind(&config, service.clone(), Arc::clone(&pki)).await?;
         tracing::info!(
             interface = network.interface,
@@ -140,7 +140,7 @@ impl Controller {
         let mut parts = JoinSet::new();
         parts.spawn(boot.run(shutdown.clone()));
         parts.spawn(transfer::run(
-            endpoint,
+            agents,
             service.clone(),
             Arc::clone(&images),
             config.boot.ram_image.clone(),

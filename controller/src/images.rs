@@ -30,6 +30,7 @@ pub use error::{ExportError, ImportError, SideFileError, StoreError};
 pub use export::{ExportOptions, ExportReport, Packing};
 pub use output::WriteError;
 
+use crate::causes::with_causes;
 use layout::Layout;
 use loaded::Loaded;
 use metalcast_shared::{
@@ -215,7 +216,7 @@ impl Images {
     fn summary(&self, revision: Revision) -> ImageSummary {
         let state = match Loaded::open(&self.layout.revision(&revision), &revision, &self.sign) {
             Ok(loaded) => loaded.summary(),
-            Err(error) => ImageState::Damaged { reason: error::with_causes(&error) },
+            Err(error) => ImageState::Damaged { reason: with_causes(&error) },
         };
         ImageSummary { revision, state }
     }

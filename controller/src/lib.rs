@@ -13,6 +13,7 @@ pub mod api;
 pub mod app;
 pub mod backup;
 pub mod boot;
+mod causes;
 pub mod cli;
 pub mod config;
 pub mod images;

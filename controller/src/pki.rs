@@ -20,9 +20,11 @@
 mod certificate;
 mod files;
 mod seal;
+mod verifier;
 
 pub use certificate::{Authority, CertificateError, NodeRequest, RequestError, holder_of};
 pub use seal::{MAX_SEALED_CHARS, Purpose, Seal, UnsealError};
+pub use verifier::{OnRefused, RefusedCertificate};
 
 use anyhow::Context;
 use certificate::SERVER_VALIDITY;
@@ -139,9 +141,14 @@ impl Pki {
     }
 
     /// TLS 1.3 for the QUIC endpoint under a certificate made now: valid from a day ago, for a
-    /// year. A client certificate is asked for but not required.
-    pub fn server_tls(&self, now_unix: i64) -> Result<rustls::ServerConfig, CertificateError> {
-        let tls = self.authority().server_tls(now_unix)?;
+    /// year. A client certificate is asked for but not required; `on_refused` hears of those that
+    /// are not good.
+    pub fn server_tls(
+        &self,
+        now_unix: i64,
+        on_refused: OnRefused,
+    ) -> Result<rustls::ServerConfig, CertificateError> {
+        let tls = self.authority().server_tls(now_unix, on_refused)?;
         let until_unix = now_unix.saturating_add(SERVER_VALIDITY.as_secs().cast_signed());
         self.server_until_unix.store(until_unix, Ordering::Relaxed);
         Ok(tls)

@@ -21,10 +21,18 @@ use sqlx::{
     SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 /// How long a statement waits for another process that has the database open, such as a backup.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a failed write is told of. Where there is work to be kept it is tried again within
+/// seconds, and succeeds or fails anew.
+const TROUBLE_TOLD: Duration = Duration::from_secs(60);
 
 /// Connections that read at the same time.
 const READERS: u32 = 4;
@@ -84,6 +92,8 @@ pub enum StoreError {
 pub struct Store {
     writer: SqlitePool,
     readers: SqlitePool,
+    /// When and why the latest write failed, if it did.
+    trouble: Arc<Mutex<Option<(Instant, String)>>>,
 }
 
 impl Store {
@@ -114,7 +124,14 @@ impl Store {
             .connect_with(options.read_only(true))
             .await
             .map_err(failed)?;
-        Ok(Self { writer, readers })
+        Ok(Self { writer, readers, trouble: Arc::default() })
+    }
+
+    /// Why records cannot be written at present, for those who wait for what is not kept.
+    pub fn trouble(&self) -> Option<String> {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = trouble.as_ref().filter(|(at, _)| at.elapsed() < TROUBLE_TOLD);
+        latest.map(|(_, why)| why.clone())
     }
 
     /// Writes all records, as they are at one moment, to a new file. Reading and writing go on

@@ -24,7 +24,7 @@ mod wire;
 pub use chunks::Library;
 pub use close::Close;
 
-use crate::pki::Pki;
+use crate::pki::{OnRefused, Pki, RefusedCertificate};
 use anyhow::Context;
 use metalcast_initramfs::bundle;
 use metalcast_shared::{
@@ -62,6 +62,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 /// Within this time a peer has to take 64 KiB or one message.
 pub const WRITE_PROGRESS: Duration = Duration::from_secs(30);
+/// Certificates that were refused and not told of yet: anyone can show any number.
+const REFUSED_CERTIFICATES: usize = 16;
 /// How often the server gets a new certificate, which lives for a year.
 const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long connections get to close when the controller stops.
@@ -69,7 +71,7 @@ const CLOSING: Duration = Duration::from_secs(2);
 
 /// What the server asks about nodes; [`Service`] answers.
 pub trait Fleet: Clone + Send + Sync + 'static {
-    /// Recognises a machine whose token is authentic and in time. `key` is the hash of its key.
+    /// Recognises a machine whose token is authentic. `key` is the hash of its key.
     fn enrol(
         &self,
         token: EnrolmentToken,
@@ -101,6 +103,9 @@ pub trait Fleet: Clone + Send + Sync + 'static {
         session: SessionId,
         reason: String,
     ) -> impl Future<Output = ()> + Send;
+
+    /// A certificate was refused that names a node. Nothing of it is proven.
+    fn certificate_refused(&self, refused: RefusedCertificate) -> impl Future<Output = ()> + Send;
 
     /// Whether an active task of this node needs the revision, and the key is the node's.
     fn may_read(&self, node: NodeId, key: Hash, revision: &Revision) -> bool;
@@ -139,6 +144,10 @@ impl Fleet for Service {
         Service::session_closed(self, node, session, reason).await;
     }
 
+    async fn certificate_refused(&self, refused: RefusedCertificate) {
+        Service::certificate_refused(self, refused).await;
+    }
+
     fn may_read(&self, node: NodeId, key: Hash, revision: &Revision) -> bool {
         Service::may_read(self, node, key, revision)
     }
@@ -158,28 +167,45 @@ struct Server<F, L> {
     shutdown: CancellationToken,
 }
 
-/// Binds the QUIC endpoint (UDP) under a certificate made now.
-pub fn endpoint(pki: &Pki, address: SocketAddr) -> anyhow::Result<quinn::Endpoint> {
-    let config = server_config(pki)?;
-    quinn::Endpoint::server(config, address).with_context(|| {
-        format!(
-            "listening for agents on UDP {address} (is another controller running? \
-             `ss -ulpn sport = :{}`)",
-            address.port()
-        )
-    })
+/// A bound socket for agents.
+pub struct Listener {
+    endpoint: quinn::Endpoint,
+    on_refused: OnRefused,
+    refused: mpsc::Receiver<RefusedCertificate>,
+}
+
+impl Listener {
+    /// Binds the QUIC endpoint (UDP) under a certificate made now.
+    ///
+    /// # Errors
+    /// When the port cannot be had, with what to do.
+    pub fn bind(pki: &Pki, address: SocketAddr) -> anyhow::Result<Self> {
+        let (sender, refused) = mpsc::channel(REFUSED_CERTIFICATES);
+        // One more that cannot be told of is not worth a handshake's time.
+        let on_refused: OnRefused = Arc::new(move |certificate| drop(sender.try_send(certificate)));
+        let config = server_config(pki, on_refused.clone())?;
+        let endpoint = quinn::Endpoint::server(config, address).with_context(|| {
+            format!(
+                "listening for agents on UDP {address} (is another controller running? \
+                 `ss -ulpn sport = :{}`)",
+                address.port()
+            )
+        })?;
+        Ok(Self { endpoint, on_refused, refused })
+    }
 }
 
 /// Serves agents until `shutdown`, then closes all connections with a reason. `ram_image` is the
 /// directory of the RAM image, beside which bundles of tools lie.
 pub async fn run<F: Fleet, L: Library>(
-    endpoint: quinn::Endpoint,
+    listener: Listener,
     fleet: F,
     library: Arc<L>,
     ram_image: PathBuf,
     pki: Arc<Pki>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    let Listener { endpoint, on_refused, mut refused } = listener;
     let server = Arc::new(Server {
         fleet,
         library,
@@ -196,10 +222,15 @@ pub async fn run<F: Fleet, L: Library>(
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
-            _ = renewal.tick() => match server_config(&server.pki) {
+            _ = renewal.tick() => match server_config(&server.pki, on_refused.clone()) {
                 Ok(config) => endpoint.set_server_config(Some(config)),
                 Err(error) => tracing::error!("keeping the old server certificate: {error:#}"),
             },
+            Some(certificate) = refused.recv() => {
+                let fleet = server.fleet.clone();
+                let told = async move { fleet.certificate_refused(certificate).await };
+                server.tasks.spawn(told);
+            }
             incoming = endpoint.accept() => {
                 let incoming = incoming.context("the QUIC endpoint stopped accepting")?;
                 admit(&server, incoming);
@@ -240,9 +271,10 @@ fn admit<F: Fleet, L: Library>(server: &Arc<Server<F, L>>, incoming: quinn::Inco
     });
 }
 
-fn server_config(pki: &Pki) -> anyhow::Result<quinn::ServerConfig> {
+fn server_config(pki: &Pki, on_refused: OnRefused) -> anyhow::Result<quinn::ServerConfig> {
     let now = jiff::Timestamp::now().as_second();
-    let tls = pki.server_tls(now).context("making the certificate of the QUIC server")?;
+    let tls =
+        pki.server_tls(now, on_refused).context("making the certificate of the QUIC server")?;
     let tls = QuicServerConfig::try_from(tls).context("setting up TLS for QUIC")?;
     let mut transport = quinn::TransportConfig::default();
     transport

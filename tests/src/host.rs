@@ -30,17 +30,18 @@ impl Shipped {
     /// Unpacks what is needed of the RAM image into a directory.
     ///
     /// # Errors
-    /// When zstd(1) or cpio(1) cannot read it.
+    /// When it is not what is built here, or zstd(1) or cpio(1) cannot read it.
     pub fn of(artefacts: &Artefacts, dir: &Path) -> Result<Self> {
         let dir = dir.join("shipped");
         std::fs::create_dir(&dir).with_context(|| format!("making {}", dir.display()))?;
-        let unpack = "tail -c \"+$1\" \"$0\" | zstd -dcq | \
-                      cpio -idm --quiet 'bin/metalcast-agent' 'lib/metalcast/*'";
         let initramfs = artefacts.ram_image.join("initramfs");
-        let start = second_archive(&initramfs)?;
-        let mut command = Command::new("sh");
-        command.args(["-ec", unpack]).arg(initramfs).arg((start + 1).to_string());
-        run(command.current_dir(&dir))?;
+        let bytes = std::fs::read(&initramfs)
+            .with_context(|| format!("reading {}", initramfs.display()))?;
+        let rest = behind_first_archive(&bytes)
+            .with_context(|| format!("{} is not two archives", initramfs.display()))?;
+        std::fs::write(dir.join("rest"), rest).context("writing the second archive")?;
+        let unpack = "zstd -dcq rest | cpio -idm --quiet bin/metalcast-agent 'lib/metalcast/*'";
+        run(Command::new("sh").args(["-ec", unpack]).current_dir(&dir))?;
         Ok(Self { dir })
     }
 
@@ -54,16 +55,12 @@ impl Shipped {
     }
 }
 
-/// Where an initramfs goes on compressed, behind the first archive: that holds what is compressed by itself.
-fn second_archive(initramfs: &Path) -> Result<usize> {
-    let bytes = std::fs::read(initramfs).context("reading the initramfs")?;
-    let find = |what: &[u8], from: usize| {
-        let place = bytes[from..].windows(what.len()).position(|window| window == what);
-        place.map(|place| from + place)
-    };
-    // The name of an archive's last entry, and what a zstd frame begins with.
-    let end = find(b"TRAILER!!!", 0).context("the initramfs does not begin with an archive")?;
-    find(&[0x28, 0xb5, 0x2f, 0xfd], end).context("nothing compressed is in the initramfs")
+/// The initramfs is two cpio archives: what is packed by itself, and behind it the rest, compressed.
+fn behind_first_archive(initramfs: &[u8]) -> Option<&[u8]> {
+    let trailer = b"TRAILER!!!\0";
+    let at = initramfs.windows(trailer.len()).position(|window| window == trailer)?;
+    let rest = initramfs.get((at + trailer.len()).next_multiple_of(4)..)?;
+    rest.get(rest.iter().position(|byte| *byte != 0)?..)
 }
 
 /// A host on a cable, with one disk.
@@ -123,8 +120,17 @@ impl Host {
     /// # Errors
     /// When it cannot be started.
     pub fn join(&self, lab: &Lab, shipped: &Shipped) -> Result<Background> {
+        self.join_at(lab, shipped, 80)
+    }
+
+    /// The same with what an HTTP server on another port than the controller's gives it to boot with.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn join_at(&self, lab: &Lab, shipped: &Shipped, port: u16) -> Result<Background> {
         let mut command = self.command(shipped.agent());
-        command.arg("join").arg(format!("{}:80", lab.address())).args(["--disks", &self.serial]);
+        let server = format!("{}:{port}", lab.address());
+        command.arg("join").arg(server).args(["--disks", &self.serial]);
         command.arg("--loaders").arg(shipped.loaders());
         lab.spawn(&format!("agent-{}", self.serial), &mut command)
     }
@@ -146,6 +152,15 @@ impl Host {
     pub fn mac(&self) -> Result<String> {
         let mac = run(self.command("cat").arg("/sys/class/net/eth0/address"))?;
         Ok(mac.trim().to_owned())
+    }
+
+    /// Bytes that have come over its cable.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn received_bytes(&self) -> Result<u64> {
+        let count = run(self.command("cat").arg("/sys/class/net/eth0/statistics/rx_bytes"))?;
+        count.trim().parse().context("understanding a network card's count")
     }
 
     /// Pulls the cable.

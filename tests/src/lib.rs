@@ -19,5 +19,8 @@ pub mod process;
 pub mod progress;
 pub mod qemu;
 pub mod rig;
+pub mod scene;
+pub mod seed;
 pub mod serial;
 pub mod slot;
+pub mod tmpfs;

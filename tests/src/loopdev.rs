@@ -7,10 +7,14 @@ use std::fs::File;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::process::run;
+use crate::process::{pause, run};
+
+/// How long another program may look at a partition.
+const IN_USE: Duration = Duration::from_secs(20);
 
 /// An attached disk file; detached when dropped.
 #[derive(Debug)]
@@ -44,15 +48,22 @@ impl LoopDisk {
         self.path.file_name().expect("a device has a name").to_string_lossy().into_owned()
     }
 
-    /// Makes the kernel's partitions those of the table on the disk.
+    /// Makes the kernel's partitions those of the table on the disk. Programs that look at every disk, Clonezilla for
+    /// one, keep a partition for a moment, which is waited for.
     ///
     /// # Errors
-    /// When partx(8) cannot read the table or a partition is in use.
+    /// When partx(8) cannot read the table or a partition stays in use.
     pub fn reread_partitions(&self) -> Result<()> {
-        // Not --update, which leaves out logical partitions. Having none to delete is an error to partx.
-        let _ = run(Command::new("partx").arg("--delete").arg(&self.path));
-        run(Command::new("partx").arg("--add").arg(&self.path))?;
-        Ok(())
+        let deadline = Instant::now() + IN_USE;
+        loop {
+            // Not --update, which leaves out logical partitions. Having none to delete is an error to partx.
+            let _ = run(Command::new("partx").arg("--delete").arg(&self.path));
+            match run(Command::new("partx").arg("--add").arg(&self.path)) {
+                Ok(_) => return Ok(()),
+                Err(error) if Instant::now() >= deadline => return Err(error),
+                Err(_) => pause()?,
+            }
+        }
     }
 
     /// Makes the disk as new: no partitions, and a hole where anything was written.

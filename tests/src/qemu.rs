@@ -119,6 +119,8 @@ pub struct Spec {
     pub bus: Bus,
     /// What boots first.
     pub boot: BootOrder,
+    /// What its clock says when it is switched on, such as `2016-01-01`; `None` for the time.
+    pub clock: Option<&'static str>,
 }
 
 impl Spec {
@@ -136,6 +138,7 @@ impl Spec {
             disks: Vec::new(),
             bus: Bus::Virtio,
             boot: BootOrder::NetworkFirst,
+            clock: None,
         }
     }
 
@@ -377,6 +380,9 @@ fn arguments(command: &mut Command, spec: &Spec, tap: &str, console: &Path, cont
     command.args(["-m", &spec.memory_mib.to_string(), "-smp", &spec.cpus.to_string()]);
     // Without a source of random numbers a guest's key generation waits for interrupts.
     command.args(["-device", "virtio-rng-pci"]);
+    if let Some(clock) = spec.clock {
+        command.arg("-rtc").arg(format!("base={clock}"));
+    }
     command.arg("-smbios").arg(format!(
         "type=1,manufacturer=Metalcast,product=Lab,uuid={},serial={}",
         spec.uuid, spec.serial

@@ -23,6 +23,9 @@ const TASK_POLL: Duration = Duration::from_millis(50);
 /// Where Debian's package ipxe puts the boot files.
 const IPXE_DIR: &str = "/usr/lib/ipxe";
 
+/// What tells a program another time, of Debian's package faketime.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
 /// Environment variables that name artefacts: set by whoever has built them for those who shall not.
 const CONTROLLER: &str = "METALCAST_CONTROLLER";
 const RAM_IMAGE: &str = "METALCAST_RAM_IMAGE";
@@ -125,12 +128,14 @@ pub struct Setup {
     pub dhcp: Dhcp,
     /// Where the boot files for firmware lie.
     pub ipxe_dir: PathBuf,
+    /// Tables of the configuration beside those that every lab has, such as `[nodes]`.
+    pub tables: &'static str,
 }
 
 impl Default for Setup {
     /// The DHCP server, with Debian's iPXE.
     fn default() -> Self {
-        Self { dhcp: Dhcp::Server, ipxe_dir: IPXE_DIR.into() }
+        Self { dhcp: Dhcp::Server, ipxe_dir: IPXE_DIR.into(), tables: "" }
     }
 }
 
@@ -180,6 +185,21 @@ impl Rig {
     pub fn kill_and_start(&mut self, lab: &Lab) -> Result<()> {
         self.server.kill();
         self.server = Self::serve(lab, &self.program, &self.config)?;
+        self.wait_for_api()
+    }
+
+    /// The same, and its clock is ahead of all others from then on.
+    ///
+    /// # Errors
+    /// As [`Rig::start`].
+    pub fn kill_and_start_ahead(&mut self, lab: &Lab, ahead: Duration) -> Result<()> {
+        self.server.kill();
+        let mut command = lab.command(&self.program);
+        command.arg("serve").arg("--config").arg(&self.config).env("LD_PRELOAD", FAKETIME);
+        // Timers go by the clock that nobody sets.
+        command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("NO_FAKE_STAT", "1");
+        command.env("FAKETIME", format!("+{}s", ahead.as_secs()));
+        self.server = lab.spawn("controller", &mut command)?;
         self.wait_for_api()
     }
 
@@ -346,11 +366,12 @@ fn configuration(lab: &Lab, artefacts: &Artefacts, socket: &Path, setup: &Setup)
     };
     format!(
         "state_dir = {}\n[api]\nsocket = {}\n[network]\ninterface = \"{BRIDGE}\"\naddress = \"{}\"\n\
-         [dhcp]\n{dhcp}\n[boot]\nram_image = {}\nipxe_dir = {}\n",
+         [dhcp]\n{dhcp}\n[boot]\nram_image = {}\nipxe_dir = {}\n{}",
         quoted(&lab.dir().join("state")),
         quoted(socket),
         lab.address(),
         quoted(&artefacts.ram_image),
         quoted(&setup.ipxe_dir),
+        setup.tables,
     )
 }

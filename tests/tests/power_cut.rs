@@ -1,5 +1,5 @@
-//! Power cuts in the middle of a redeployment, and a controller that is killed: nothing half-written ever starts, and
-//! the job goes on by itself to its end.
+//! Power cuts in the middle of a redeployment, and a controller that is killed: nothing half-written ever starts, little
+//! is fetched twice, and the job goes on by itself to its end. Where the transfer is cut is drawn anew each time.
 
 use std::time::Duration;
 
@@ -9,6 +9,8 @@ use metalcast_tests::lab::Lab;
 use metalcast_tests::process::run_for_code;
 use metalcast_tests::qemu::{BootOrder, Disk, Machine, Spec};
 use metalcast_tests::rig::{Artefacts, Rig};
+use metalcast_tests::scene::wire_bytes;
+use metalcast_tests::seed::Seed;
 use metalcast_tests::slot::Slot;
 use serde_json::Value;
 
@@ -23,6 +25,12 @@ const DISK_BYTES: u64 = 500_000_000_000;
 /// How much of the old system stays before its redeployment: its boot code among it, so that only the mark on the boot
 /// partition and the cleared first MiB keep it from being started.
 const KEPT_BYTES: u64 = 64 << 20;
+
+/// What may come over the network a second time after a cut.
+const AGAIN_BYTES: u64 = 64 << 20;
+
+/// Where the transfer is cut first and then, in percent; what was kept is there at once.
+const CUTS: [std::ops::Range<u64>; 2] = [20..50, 50..85];
 
 /// What the disk's menu says when it starts a slot.
 const STARTING: &str = "Metalcast: starting slot 5";
@@ -40,6 +48,7 @@ struct Scene {
 
 #[test]
 fn a_redeployment_survives_power_cuts() {
+    let mut seed = Seed::given_or_new().unwrap();
     let artefacts = Artefacts::given_or_built().unwrap();
     let debian = image::debian().unwrap();
     let mut lab = Lab::new("cut", 32).unwrap();
@@ -56,8 +65,10 @@ fn a_redeployment_survives_power_cuts() {
     rig.cli(&["node", "approve", node]).unwrap();
     let deploy = ["deploy", "lab/debian", "--slot", "5", "--nodes", node, "--yes"];
     let job = rig.order(&[&deploy[..], &["--report", "none"]].concat()).unwrap();
-    rig.wait_for_task(job, &mut machine, WORK, "slot 5 is deployed", |task| task["ended"] == true)
-        .unwrap();
+    let ended = |task: &Value| task["ended"] == true;
+    let task = rig.wait_for_task(job, &mut machine, WORK, "slot 5 is deployed", ended).unwrap();
+    let whole = wire_bytes(&task);
+    assert!(whole > AGAIN_BYTES, "the image is too small to tell: {whole}");
     machine.wait_for(STARTING, machine.started(), CONSOLE, "slot 5 is started").unwrap();
     machine.cut_power();
 
@@ -66,16 +77,19 @@ fn a_redeployment_survives_power_cuts() {
     let job = rig.order(&deploy).unwrap();
     let mut scene = Scene { lab, rig, spec, job };
 
-    let machine = scene.start().unwrap();
-    scene.cut(machine, 1, "the transfer has begun", |task| has_begun(task, "transfer")).unwrap();
-    let machine = scene.start().unwrap();
-    scene
-        .cut(machine, 2, "half of the transfer is done", |task| {
+    let mut fetched = 0;
+    for (generation, percents) in (1..).zip(CUTS) {
+        let percent = seed.draw(percents);
+        let machine = scene.start().unwrap();
+        let point = format!("{percent} % of the transfer are done");
+        let reached = |task: &Value| {
             let progress = &task["progress"];
             let (done, total) = (progress["done_bytes"].as_u64(), progress["total_bytes"].as_u64());
-            progress["step"] == "transfer" && done.zip(total).is_some_and(|(d, t)| d >= t / 2)
-        })
-        .unwrap();
+            progress["step"] == "transfer"
+                && done.zip(total).is_some_and(|(done, total)| done * 100 >= total * percent)
+        };
+        fetched += scene.cut(machine, generation, &point, reached).unwrap();
+    }
 
     // A controller that is killed is no reason to begin again.
     let mut machine = scene.start().unwrap();
@@ -85,7 +99,11 @@ fn a_redeployment_survives_power_cuts() {
         })
         .unwrap();
     scene.rig.kill_and_start(&scene.lab).unwrap();
-    scene.cut(machine, 3, "the file system is written", |task| has_begun(task, "fix-up")).unwrap();
+    let point = "the file system is written";
+    fetched += scene.cut(machine, 3, point, |task| has_begun(task, "fix-up")).unwrap();
+    let again = fetched.saturating_sub(whole);
+    println!("{again} bytes came again after {} cuts of the transfer", CUTS.len());
+    assert!(again <= AGAIN_BYTES * CUTS.len() as u64, "{fetched} of {whole}");
 
     let mut machine = scene.start().unwrap();
     let task =
@@ -122,13 +140,14 @@ impl Scene {
     }
 
     /// Cuts the power at a point of the work's hand-out number `generation`; by itself the disk then starts nothing.
+    /// What had come over the network by then.
     fn cut(
         &mut self,
         mut machine: Machine,
         generation: u32,
         point: &str,
         reached: impl Fn(&Value) -> bool,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let task = self
             .wait(&mut machine, point, |task| task["generation"] == generation && reached(task))?;
         machine.cut_power();
@@ -143,7 +162,7 @@ impl Scene {
         }
         machine.cut_power();
         eprintln!("cut {generation}, {point}: the disk alone started nothing");
-        Ok(())
+        Ok(wire_bytes(&task))
     }
 }
 

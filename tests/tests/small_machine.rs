@@ -1,6 +1,7 @@
 //! The whole way on machines of 256 MB: one with the devices of an ordinary PC and the kernel for every PC, one with
 //! those of a virtual machine and the kernel for these. The first has a second network card, on a network with a DHCP
-//! server of its own that the agent must not ask, and gets a second disk while it runs.
+//! server of its own that the agent must not ask, and gets a second disk while it runs. The clock of one is ten years
+//! behind, that of the other ten years ahead; both agents keep within their memory.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use metalcast_tests::lab::Lab;
 use metalcast_tests::process::{self, Background};
 use metalcast_tests::qemu::{Bus, Disk, Machine, Nic, SideNic, Spec};
 use metalcast_tests::rig::{Artefacts, Rig};
+use metalcast_tests::scene::{SMALL_AGENT_MIB, used_mib};
 use serde_json::Value;
 
 /// Ten times what an idle machine needs.
@@ -26,6 +28,10 @@ const MEMORY_MIB: u32 = 256;
 
 /// Room for the default layout; the file is sparse.
 const DISK_BYTES: u64 = 500_000_000_000;
+
+/// Clocks about ten years off.
+const BEHIND: &str = "2016-01-01";
+const AHEAD: &str = "2036-12-01";
 
 /// The tap device of the second card.
 const SIDE: &str = "side0";
@@ -42,6 +48,7 @@ fn a_pc_with_e1000_and_ahci_is_deployed_with_256_mb() {
         nic: Nic::E1000,
         side_nic: Some(SideNic { tap: SIDE.to_owned(), mac: SIDE_MAC.to_owned() }),
         bus: Bus::Ahci,
+        clock: Some(BEHIND),
         ..Spec::node(1)
     };
     let mut run = Run::start(&mut lab, &artefacts, spec).unwrap();
@@ -69,7 +76,7 @@ fn a_virtual_machine_with_nvme_is_deployed_with_256_mb() {
     let artefacts = Artefacts::given_or_built().unwrap();
     let debian = image::debian().unwrap();
     let mut lab = Lab::new("small-vm", 42).unwrap();
-    let spec = Spec { bus: Bus::Nvme, ..Spec::node(1) };
+    let spec = Spec { bus: Bus::Nvme, clock: Some(AHEAD), ..Spec::node(1) };
     let mut run = Run::start(&mut lab, &artefacts, spec).unwrap();
     let node = run.registered().unwrap();
     assert_eq!(run.disks(&node), [("nvme0n1", "MCDISK1")]);
@@ -115,6 +122,8 @@ impl Run {
         let memory = node["inventory"]["memory_bytes"].as_u64().context("no memory")? >> 20;
         ensure!(memory < u64::from(MEMORY_MIB), "it has {memory} MiB");
         println!("{memory} of {MEMORY_MIB} MiB are the kernel's to give");
+        let logs = self.rig.cli(&["node", "logs", "node1"])?;
+        ensure!(logs.contains("the clock was"), "no word of the clock: {logs}");
         Ok(node)
     }
 
@@ -164,6 +173,9 @@ impl Run {
         println!("deployed and reported {:.1} s after the order", begun.elapsed().as_secs_f64());
         let timeline = task["timeline"].as_array().context("no timeline")?;
         ensure!(timeline.iter().any(|moment| moment["what"] == "reported"), "{task:#}");
+        let used = used_mib(&task)?;
+        println!("the agent used at most {used} MiB");
+        ensure!(used <= SMALL_AGENT_MIB, "more than {SMALL_AGENT_MIB} MiB: {used}");
         Ok(())
     }
 }

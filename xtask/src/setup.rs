@@ -16,7 +16,7 @@ use crate::root::as_root;
 const PACKAGES: &[(&str, &[&str])] = &[
     ("C code", &["gcc", "libc6-dev", "musl-tools"]),
     ("network boot", &["ipxe", "ipxe-qemu", "grub-pc-bin", "grub-common"]),
-    ("the lab", &["qemu-system-x86", "iproute2", "procps", "dnsmasq-base"]),
+    ("the lab", &["qemu-system-x86", "iproute2", "procps", "dnsmasq-base", "faketime"]),
     (
         "disks",
         &["udev", "util-linux", "mount", "fdisk", "parted", "gdisk", "lvm2", "cryptsetup-bin"],

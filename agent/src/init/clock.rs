@@ -1,6 +1,5 @@
 //! The wall clock, from the controller's time in the boot configuration.
 
-use super::console;
 use anyhow::Result;
 use metalcast_sys::clock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,7 +13,7 @@ pub(super) fn correct(controller_unix: i64) -> Result<()> {
     let now = SystemTime::now();
     if let Some(time) = corrected(now, controller_unix, clock::since_boot()?) {
         clock::set_wall_clock(time)?;
-        console::line(&format!("clock was at {} s, set to {} s", unix(now), unix(time)));
+        tracing::warn!("{}", told(now, time));
     }
     Ok(())
 }
@@ -28,8 +27,14 @@ fn corrected(now: SystemTime, controller_unix: i64, since_boot: Duration) -> Opt
     (now < told || ahead > TOLERANCE).then_some(expected)
 }
 
-fn unix(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+/// For an operator: an empty battery is worth replacing.
+fn told(was: SystemTime, is: SystemTime) -> String {
+    let (off, side) = match is.duration_since(was) {
+        Ok(behind) => (behind, "behind"),
+        Err(ahead) => (ahead.duration(), "ahead"),
+    };
+    let (days, seconds) = (off.as_secs() / 86_400, off.as_secs() % 86_400);
+    format!("the clock was {days} days and {seconds} s {side} and is set")
 }
 
 #[cfg(test)]
@@ -48,5 +53,7 @@ mod tests {
         check(1071, Some(at(1010)));
         assert_eq!(corrected(at(5), -1, boot), None, "a time that cannot be is not followed");
         assert_eq!(corrected(at(5), i64::MAX, boot), None);
+        assert_eq!(told(at(5), at(86_410)), "the clock was 1 days and 5 s behind and is set");
+        assert_eq!(told(at(9), at(5)), "the clock was 0 days and 4 s ahead and is set");
     }
 }

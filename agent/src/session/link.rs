@@ -1,6 +1,7 @@
 //! One session on one connection.
 
 use super::{Config, STOP_LIMIT, outbox::Outbox, wire, worker::Worker};
+use crate::memory;
 use anyhow::Context;
 use metalcast_shared::{
     codec::MAX_MESSAGE_BYTES,
@@ -214,14 +215,6 @@ fn listen(mut receive: RecvStream) -> mpsc::Receiver<anyhow::Result<ToAgent>> {
 
 fn alive() -> ToController {
     let uptime = metalcast_sys::clock::since_boot().map_or(0, |time| time.as_secs());
-    ToController::Heartbeat { uptime_seconds: uptime, resident_bytes: resident_bytes() }
-}
-
-/// `VmRSS` of proc(5); 0 if it cannot be read.
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
-    kib.unwrap_or(0u64) * 1024
+    let resident = memory::resident_bytes().unwrap_or(0);
+    ToController::Heartbeat { uptime_seconds: uptime, resident_bytes: resident }
 }

@@ -62,6 +62,10 @@ pub(super) async fn status(client: &Client, printer: &Printer) -> anyhow::Result
             ("  connected".to_owned(), fleet.nodes_online.to_string()),
             ("unfinished tasks".to_owned(), fleet.active_tasks.to_string()),
         ];
+        if let Some(why) = &fleet.records_trouble {
+            let text = format!("cannot be written: {why}");
+            rows.push(("records".to_owned(), printer.paint(&text, Tone::Bad)));
+        }
         rows.extend(certificates.iter().map(|view| certificate(view, printer)));
         let rows: Vec<Vec<String>> =
             rows.into_iter().map(|(name, value)| vec![name, value]).collect();

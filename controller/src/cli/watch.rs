@@ -169,6 +169,9 @@ fn progress(view: &JobView) -> String {
 
 fn task_progress(task: &TaskView) -> String {
     let node = &task.node;
+    if let Some(what) = &task.waits_for {
+        return format!("{node} waits for {what}");
+    }
     if let Some(view) = &task.progress {
         let step = view.progress.step;
         let (done, total) = (view.progress.done_bytes, view.progress.total_bytes);
@@ -178,10 +181,7 @@ fn task_progress(task: &TaskView) -> String {
         };
         return format!("{node} {step} {}{wire}", amount(done, total, view.bytes_per_second));
     }
-    match &task.waits_for {
-        Some(what) => format!("{node} waits for {what}"),
-        None => format!("{node} {}", task.state),
-    }
+    format!("{node} {}", task.state)
 }
 
 /// `120.3 MB of 369.0 MB (33 %), 45.2 MB/s, 5.5 s left`

@@ -7,7 +7,7 @@ use metalcast_formats::{
     stream::{Place, StreamError},
 };
 use metalcast_shared::id::Revision;
-use std::{error::Error, io, path::PathBuf};
+use std::{io, path::PathBuf};
 
 /// Why the store cannot answer.
 #[derive(Debug, thiserror::Error)]
@@ -253,15 +253,4 @@ impl ImportError {
 
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-/// An error and its causes in one line, for a place that shows only text.
-pub(super) fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -2,9 +2,9 @@
 
 use super::{
     ImageState, PartitionSummary, Sign, StoreError,
-    error::with_causes,
     layout::{MANIFEST, PAGES},
 };
+use crate::causes::with_causes;
 use metalcast_shared::{
     codec,
     hash::Hash,

@@ -1,8 +1,9 @@
 //! The certificate authority and what it issues.
 //!
-//! A node's certificate names it in a DNS subject alternative name, `<uuid>.node.metalcast`. rustls
-//! has verified a peer's certificate before [`holder_of`] reads that name.
+//! A node's certificate names it in a DNS subject alternative name, `<uuid>.node.metalcast`, which
+//! [`holder_of`] reads.
 
+use super::verifier::{OnRefused, Overheard};
 use metalcast_shared::{
     hash::Hash,
     id::NodeId,
@@ -197,7 +198,11 @@ impl Authority {
     }
 
     /// The configuration of [`super::Pki::server_tls`].
-    pub fn server_tls(&self, now_unix: i64) -> Result<rustls::ServerConfig, CertificateError> {
+    pub fn server_tls(
+        &self,
+        now_unix: i64,
+        on_refused: OnRefused,
+    ) -> Result<rustls::ServerConfig, CertificateError> {
         let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
         let mut params = validity(now_unix, SERVER_BACKDATE, SERVER_VALIDITY)?;
         name(&mut params, SERVER_NAME)?;
@@ -207,10 +212,10 @@ impl Authority {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone())?;
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-                .allow_unauthenticated()
-                .build()?;
+        let inner = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+            .allow_unauthenticated()
+            .build()?;
+        let verifier = Arc::new(Overheard { inner, on_refused });
         let chain = vec![certificate.der().clone(), self.certificate.clone()];
         let mut tls = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -238,8 +243,8 @@ impl Authority {
     }
 }
 
-/// The node that a certificate (DER) names, and its key as [`NodeRequest::key`] names it. The caller
-/// has verified the certificate; `None` if it names no node, or more than one.
+/// The node that a certificate (DER) names, and its key as [`NodeRequest::key`] names it. It means
+/// something only of a certificate that was verified; `None` if it names no node, or more than one.
 pub fn holder_of(certificate: &[u8]) -> Option<(NodeId, Hash)> {
     let (_, certificate) = x509_parser::certificate::X509Certificate::from_der(certificate).ok()?;
     let names = &certificate.subject_alternative_name().ok()??.value.general_names;

@@ -120,7 +120,7 @@ fn shake_hands(pki: &Pki, ca_pem: &str, identity: (&[u8], &rcgen::KeyPair), now:
         .unwrap();
     let name = version::SERVER_NAME.try_into().unwrap();
     let mut client = rustls::ClientConnection::new(Arc::new(client), name).unwrap();
-    let server = Arc::new(pki.server_tls(now).unwrap());
+    let server = Arc::new(pki.server_tls(now, Arc::new(|_| ())).unwrap());
     let mut server = rustls::ServerConnection::new(server).unwrap();
     while client.is_handshaking() || server.is_handshaking() {
         let (mut to_server, mut to_client) = (Vec::new(), Vec::new());

@@ -15,6 +15,7 @@ use crate::{
         plan::{SlotStage, SlotUse},
         task::{Finish, Holding, TaskEvent, TaskState},
     },
+    pki::RefusedCertificate,
     store::{
         BootSeen, Change, DefaultBoot, EventRecord, LogRecord, Noted, StoreError, TaskRecord, Work,
     },
@@ -180,6 +181,20 @@ impl Service {
             }
         }
         self.publish(&core);
+    }
+
+    /// A certificate was refused. Anyone may have made it: only for the key with which the node
+    /// enrolled it is a word of its agent's, which netboots again.
+    pub async fn certificate_refused(&self, refused: RefusedCertificate) {
+        let RefusedCertificate { node, key, reason } = refused;
+        let mut core = self.core().await;
+        let Some(record) = core.nodes.get(&node).filter(|record| record.key == key) else { return };
+        let (name, mac) = (record.name.clone(), record.boot_mac);
+        tracing::warn!(node = %name, reason, "an agent's certificate is refused");
+        let line = format!("the certificate of its agent is refused: {reason}; it has to netboot");
+        self.alarm(&mut core, node, &line);
+        let (at, what) = (self.now(), "certificate-refused".to_owned());
+        core.gather_boot(BootSeen { mac, at, what, detail: reason });
     }
 
     /// A deployed system reports in. The token's seal was checked by the caller.

@@ -78,6 +78,10 @@ fn describe(kind: &BootEventKind) -> (&'static str, String) {
     match kind {
         BootEventKind::DhcpOffer => ("dhcp-offer", String::new()),
         BootEventKind::DhcpAck { ip } => ("dhcp-ack", ip.to_string()),
+        BootEventKind::DhcpAckHeld => (
+            "dhcp-ack-held",
+            "its lease could not be written; the controller's log says why".into(),
+        ),
         BootEventKind::BootFile { name } => ("boot-file", name.chars().take(200).collect()),
         BootEventKind::Script { answer: ScriptAnswer::RamImage, .. } => {
             ("script", RAM_IMAGE.to_owned())

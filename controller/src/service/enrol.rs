@@ -23,33 +23,62 @@ use uuid::Uuid;
 /// Nodes that may wait for approval: machines, and those who pretend, can netboot without end.
 pub const MAX_NEW_NODES: usize = 1024;
 
+/// What a line begins with that an operator has to look at.
+pub(super) const ALARM: &str = "ALARM: ";
+
 /// Most addresses or disks in a fingerprint that are looked at.
 const MAX_PARTS: usize = 256;
 
 impl Service {
-    /// Says which node a machine is. Signature and expiry of the token were checked by the caller.
+    /// Says which node a machine is. The token's seal was checked by the caller.
     ///
     /// # Errors
-    /// A refusal that the machine's console can show.
+    /// A refusal that the machine's console can show; operators find it with the node whose address
+    /// the token was made for.
     pub async fn enrol(
         &self,
         token: EnrolmentToken,
+        key: Hash,
+        fingerprint: Fingerprint,
+    ) -> Result<NodeId, EnrolRefusal> {
+        let mut core = self.core().await;
+        let outcome = self.admit(&mut core, &token, key, fingerprint).await;
+        if let Err(refusal) = &outcome {
+            let (mac, at) = (token.mac, self.now());
+            let detail = refusal.to_string();
+            core.gather_boot(BootSeen { mac, at, what: "enrolment-refused".into(), detail });
+            if let (EnrolRefusal::Expired { .. } | EnrolRefusal::WrongMac { .. }, Some(node)) =
+                (refusal, core.node_of(mac).map(|node| node.id))
+            {
+                self.alarm(&mut core, node, &format!("an enrolment was refused: {refusal}"));
+            }
+        }
+        outcome
+    }
+
+    async fn admit(
+        &self,
+        core: &mut Core,
+        token: &EnrolmentToken,
         key: Hash,
         mut fingerprint: Fingerprint,
     ) -> Result<NodeId, EnrolRefusal> {
         fingerprint.macs.truncate(MAX_PARTS);
         fingerprint.disk_serials.truncate(MAX_PARTS);
-        let mut core = self.core().await;
+        let seconds = (self.now() / 1000).saturating_sub(token.expires_unix);
+        if seconds > 0 {
+            return Err(EnrolRefusal::Expired { seconds });
+        }
         if !fingerprint.macs.contains(&token.mac) {
             return Err(EnrolRefusal::WrongMac { mac: token.mac });
         }
         if let Some(used) =
-            self.store().enrolment(token.boot).await.map_err(|e| internal(&token, e))?
+            self.store().enrolment(token.boot).await.map_err(|e| internal(token, e))?
         {
-            return self.repeat(&mut core, &token, key, &used);
+            return self.repeat(core, token, key, &used);
         }
-        let failed = |error| internal(&token, error);
-        let recognised = self.recognise(&core, &token, &fingerprint).await.map_err(failed)?;
+        let failed = |error| internal(token, error);
+        let recognised = self.recognise(core, token, &fingerprint).await.map_err(failed)?;
         let record = match recognised {
             Recognised::Nobody => self.new_node(&core, &token, key, fingerprint)?,
             Recognised::Known(id) => {
@@ -60,11 +89,9 @@ impl Service {
                 }
                 record
             }
-            Recognised::Doubtful { id, reason } => {
-                self.doubt(&mut core, id, &reason, fingerprint)?
-            }
+            Recognised::Doubtful { id, reason } => self.doubt(core, id, &reason, fingerprint)?,
         };
-        self.enrolled(&mut core, &token, key, record).await.map_err(failed)
+        self.enrolled(core, token, key, record).await.map_err(failed)
     }
 
     fn repeat(
@@ -248,7 +275,7 @@ impl Service {
             job,
             at: self.now(),
             level: LogLevel::Error,
-            line: format!("ALARM: {line}"),
+            line: format!("{ALARM}{line}"),
         });
     }
 }

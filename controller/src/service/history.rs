@@ -24,7 +24,7 @@ const MAX_JOBS: i64 = 200;
 pub const MAX_EVENTS: i64 = 1000;
 
 /// Most log lines in one answer.
-const MAX_LOGS: i64 = 5000;
+pub(super) const MAX_LOGS: i64 = 5000;
 
 /// How far before a job its nodes' last netboot is looked for.
 const LOOK_BACK_MS: i64 = 24 * 3600 * 1000;
@@ -191,7 +191,13 @@ impl Service {
             state: state.name().to_owned(),
             ended: state.has_ended(),
             cause: state.why(),
-            waits_for: waits_for(core, task, silent, now),
+            waits_for: match self.store().trouble() {
+                Some(why) if !state.has_ended() => Some(format!(
+                    "the controller to write its records, which fails: {why}; is the disk of \
+                     state_dir full?"
+                )),
+                Some(_) | None => waits_for(core, task, silent, now),
+            },
             silent_since_unix_ms: silent,
             deadline_unix_ms: deadline.map(|deadline| deadline.at),
             since_unix_ms: task.changed,
@@ -334,7 +340,7 @@ fn job_event(event: EventRecord, names: &HashMap<NodeId, String>) -> JobEvent {
     JobEvent { seq, at_unix_ms: at, node, generation, what }
 }
 
-fn log_view(line: LogRecord, name: &dyn Fn(NodeId) -> String) -> LogView {
+pub(super) fn log_view(line: LogRecord, name: &dyn Fn(NodeId) -> String) -> LogView {
     let LogRecord { node, at, level, line, .. } = line;
     LogView { at_unix_ms: at, node: name(node), level, line }
 }

@@ -3,7 +3,8 @@
 use super::{
     Refusal, Run, Service,
     core::Core,
-    enrol::standing,
+    enrol::{ALARM, standing},
+    history::{MAX_LOGS, log_view},
     is_host_name, tasks,
     view::{DeedView, JobView, NodeChange, NodeView, StatusView},
 };
@@ -44,9 +45,14 @@ impl Service {
     /// # Errors
     /// When there is no such node.
     pub async fn node(&self, name: &str) -> Result<NodeView, Refusal> {
-        let core = self.core().await;
+        let mut core = self.core().await;
+        self.flush_for_readers(&mut core).await;
         let record = find(&core, name)?;
-        self.node_view(&core, record).await
+        let mut view = self.node_view(&core, record).await?;
+        let lines = self.store().node_logs(record.id, MAX_LOGS).await?;
+        let alarm = lines.into_iter().rfind(|line| line.line.starts_with(ALARM));
+        view.alarm = alarm.map(|line| log_view(line, &|_| record.name.clone()));
+        Ok(view)
     }
 
     /// Takes a node in, or accepts that it changed.
@@ -185,6 +191,7 @@ impl Service {
                 .count(),
             nodes_online: core.sessions.len(),
             active_tasks: core.tasks.len(),
+            records_trouble: self.store().trouble(),
         }
     }
 
@@ -284,6 +291,7 @@ impl Service {
                 None => "registering".to_owned(),
             },
             reason,
+            alarm: None,
             online: core.sessions.contains_key(&record.id),
             next_boot: core.next_boot(record),
             macs: record.fingerprint.macs.clone(),

@@ -29,6 +29,8 @@ pub enum BootEventKind {
         /// Which.
         ip: Ipv4Addr,
     },
+    /// Lent no address, because that could not be written to the disk.
+    DhcpAckHeld,
     /// Sent a boot file over TFTP or HTTP.
     BootFile {
         /// Its name.
@@ -61,6 +63,12 @@ pub enum ScriptAnswer {
 /// Why a machine gets no certificate; the text goes to its console.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolRefusal {
+    /// The token has ended.
+    #[error("the enrolment token ended {seconds} s ago: netboot again")]
+    Expired {
+        /// How long ago.
+        seconds: i64,
+    },
     /// The token was used with another key.
     #[error("this boot has enrolled with another key already; netboot again")]
     TokenUsed,

@@ -26,6 +26,8 @@ pub struct NodeView {
     pub state: String,
     /// What an operator should know of the state.
     pub reason: Option<String>,
+    /// The latest alarm in the node's log; only where one node is shown.
+    pub alarm: Option<LogView>,
     /// Whether its agent is connected.
     pub online: bool,
     /// What it does at its next start.
@@ -337,4 +339,6 @@ pub struct StatusView {
     pub nodes_online: usize,
     /// How many tasks have not ended.
     pub active_tasks: usize,
+    /// Why records cannot be written at present: a full disk, perhaps.
+    pub records_trouble: Option<String>,
 }

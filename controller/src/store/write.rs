@@ -5,11 +5,11 @@ use super::{
     LogRecord, MAX_BOOT_EVENTS, MAX_BOOT_EVENTS_PER_MAC, MAX_DEEDS, MAX_JOBS,
     MAX_LOG_LINES_PER_NODE, NodeRecord, Store, StoreError, TaskRecord,
 };
-use crate::jobs::plan::SlotUse;
+use crate::{causes::with_causes, jobs::plan::SlotUse};
 use metalcast_shared::{id::NodeId, layout::Layout};
 use serde::Serialize;
 use sqlx::SqliteConnection;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::PoisonError, time::Instant};
 
 /// One thing to write.
 #[derive(Clone, Debug)]
@@ -54,11 +54,26 @@ fn json<T: Serialize>(value: &T) -> String {
 }
 
 impl Store {
+    /// Remembers how the latest write ended.
+    async fn watched(
+        &self,
+        work: impl Future<Output = Result<(), StoreError>>,
+    ) -> Result<(), StoreError> {
+        let outcome = work.await;
+        let trouble = outcome.as_ref().err().map(|error| (Instant::now(), with_causes(error)));
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        outcome
+    }
+
     /// Writes all changes or none. On return they are on the disk.
     ///
     /// # Errors
     /// When the database refuses.
     pub async fn apply(&self, changes: &[Change]) -> Result<(), StoreError> {
+        self.watched(self.write_all(changes)).await
+    }
+
+    async fn write_all(&self, changes: &[Change]) -> Result<(), StoreError> {
         let mut transaction = self.writer.begin().await?;
         for change in changes {
             write(&mut transaction, change).await?;
@@ -72,6 +87,10 @@ impl Store {
     /// # Errors
     /// When the database refuses.
     pub async fn append_logs(&self, lines: &[LogRecord]) -> Result<(), StoreError> {
+        self.watched(self.write_logs(lines)).await
+    }
+
+    async fn write_logs(&self, lines: &[LogRecord]) -> Result<(), StoreError> {
         let mut transaction = self.writer.begin().await?;
         for line in lines {
             sqlx::query(
@@ -106,6 +125,10 @@ impl Store {
     /// # Errors
     /// When the database refuses.
     pub async fn append_boot_events(&self, seen: &[BootSeen]) -> Result<(), StoreError> {
+        self.watched(self.write_boot_events(seen)).await
+    }
+
+    async fn write_boot_events(&self, seen: &[BootSeen]) -> Result<(), StoreError> {
         let mut transaction = self.writer.begin().await?;
         for seen in seen {
             sqlx::query(
@@ -145,6 +168,10 @@ impl Store {
     /// # Errors
     /// When the database refuses.
     pub async fn forget_old(&self, now: i64) -> Result<(), StoreError> {
+        self.watched(self.delete_old(now)).await
+    }
+
+    async fn delete_old(&self, now: i64) -> Result<(), StoreError> {
         let before = now.saturating_sub(BOOTS_KEPT_MS);
         let mut transaction = self.writer.begin().await?;
         for statement in ["DELETE FROM boots WHERE at < $1", "DELETE FROM enrolments WHERE at < $1"]

@@ -72,11 +72,6 @@ async fn grant<F: Fleet, L: Library>(
     Enrol { token, request, fingerprint }: Enrol,
 ) -> Result<EnrolReply, String> {
     let token: EnrolmentToken = server.pki.unseal(&token).map_err(|error| error.to_string())?;
-    let now = jiff::Timestamp::now().as_second();
-    if token.expires_unix < now {
-        let seconds = now - token.expires_unix;
-        return Err(format!("the enrolment token ended {seconds} s ago: netboot again"));
-    }
     let request = NodeRequest::read(&request).map_err(|error| error.to_string())?;
     let (boot, mac) = (token.boot, token.mac);
     let node = server
@@ -84,6 +79,7 @@ async fn grant<F: Fleet, L: Library>(
         .enrol(token, request.key(), fingerprint)
         .await
         .map_err(|refusal| refusal.to_string())?;
+    let now = jiff::Timestamp::now().as_second();
     let certificate = server.pki.issue_node(&request, node, now).map_err(|error| {
         tracing::error!("issuing a certificate for {node}: {:#}", anyhow::Error::from(error));
         "the controller could not make a certificate; its log says why".to_owned()

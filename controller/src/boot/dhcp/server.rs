@@ -112,6 +112,7 @@ impl Driver {
             if reply.lease_change.is_some() && !is_written {
                 let mac = reply.summary.mac;
                 tracing::error!(%mac, "DHCP ACK held back: its lease could not be written");
+                self.events.note(mac, BootEventKind::DhcpAckHeld);
             } else {
                 self.send(&reply).await;
             }

@@ -208,6 +208,10 @@ fn show(node: &NodeView, printer: &Printer) -> String {
     if let Some(job) = node.job {
         rows.push(("job", job.to_string()));
     }
+    if let Some(alarm) = &node.alarm {
+        let text = format!("{} UTC {}", date(alarm.at_unix_ms), alarm.line);
+        rows.push(("latest alarm", printer.paint(&text, Tone::Bad)));
+    }
     for mac in &node.macs {
         rows.push(("address", mac.to_string()));
     }

@@ -1,8 +1,14 @@
 use super::rig::{Machine, Rig, code};
-use crate::service::{BootEventKind, EnrolRefusal, Run, ScriptAnswer};
+use crate::{
+    pki::RefusedCertificate,
+    service::{BootEventKind, EnrolRefusal, Run, ScriptAnswer},
+};
 use metalcast_netboot::table::BootAnswer;
 use metalcast_shared::{
+    boot::EnrolmentToken,
+    hash::Hash,
     id::{BootId, Mac},
+    inventory::Fingerprint,
     to_agent::{Standing, ToAgent},
     to_controller::ToController,
 };
@@ -57,13 +63,42 @@ async fn a_token_for_another_address_is_refused() {
     machine.disks.clear();
     let fingerprint_of = machine.clone();
     machine.mac = Mac([2, 0, 0, 0, 0, 9]);
-    let token = metalcast_shared::boot::EnrolmentToken { boot, mac: machine.mac, expires_unix: 0 };
-    let fingerprint = metalcast_shared::inventory::Fingerprint {
-        macs: vec![fingerprint_of.mac],
-        ..Default::default()
-    };
-    let answer = rig.service.enrol(token, metalcast_shared::hash::Hash([1; 32]), fingerprint).await;
+    let token = EnrolmentToken { boot, mac: machine.mac, expires_unix: i64::MAX };
+    let fingerprint = Fingerprint { macs: vec![fingerprint_of.mac], ..Fingerprint::default() };
+    let answer = rig.service.enrol(token, Hash([1; 32]), fingerprint).await;
     assert!(matches!(answer, Err(EnrolRefusal::WrongMac { .. })), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_refused_enrolment_is_found_with_the_node_whose_token_it_was() {
+    let rig = Rig::new().await;
+    let machine = Machine::new(1);
+    rig.agent(&machine).await;
+    let refused = async |expires_unix: i64, shown: Mac, expected: &str| {
+        let boot = BootId(Uuid::now_v7());
+        let token = EnrolmentToken { boot, mac: machine.mac, expires_unix };
+        let fingerprint = Fingerprint { macs: vec![shown], ..Fingerprint::default() };
+        let answer = rig.service.enrol(token, Hash([1; 32]), fingerprint).await;
+        assert!(answer.unwrap_err().to_string().contains(expected));
+        let alarm = rig.service.node("node1").await.unwrap().alarm.unwrap();
+        assert!(alarm.line.contains(expected), "{alarm:?}");
+    };
+    refused(0, machine.mac, "ended").await;
+    refused(i64::MAX, Mac([2, 0, 0, 0, 0, 9]), "which this machine does not have").await;
+}
+
+#[tokio::test]
+async fn a_refused_certificate_is_told_of_only_if_it_is_for_the_key_of_the_node() {
+    let rig = Rig::new().await;
+    let node = rig.agent(&Machine::new(1)).await.node;
+    let refuse = async |key: Hash| {
+        let reason = "it has ended".to_owned();
+        rig.service.certificate_refused(RefusedCertificate { node, key, reason }).await;
+        rig.service.node("node1").await.unwrap().alarm
+    };
+    assert_eq!(refuse(Hash([77; 32])).await, None);
+    let alarm = refuse(rig.key(node).await).await.unwrap();
+    assert!(alarm.line.contains("it has ended"), "{alarm:?}");
 }
 
 #[tokio::test]
