@@ -8,9 +8,9 @@
 //! Every file is read once, from front to back. What is damaged is noted and the check goes on.
 
 use super::{
-    Images, Progress, StoreError, error::with_causes, loaded::Loaded, pipeline,
-    sequential::Sequential, side_files,
+    Images, Progress, StoreError, loaded::Loaded, pipeline, sequential::Sequential, side_files,
 };
+use crate::causes::with_causes;
 use metalcast_formats::{
     chunk,
     clonezilla::{Directory, RAW},

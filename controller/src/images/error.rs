@@ -7,7 +7,7 @@ use metalcast_formats::{
     stream::{Place, StreamError},
 };
 use metalcast_shared::id::Revision;
-use std::{io, path::PathBuf};
+use std::{error::Error, io, path::PathBuf};
 
 /// Why the store cannot answer.
 #[derive(Debug, thiserror::Error)]
