@@ -85,7 +85,7 @@ enum Command {
     #[command(subcommand)]
     Image(images::Command),
     /// Put an image into a slot of nodes
-    Deploy(deploy::Deploy),
+    Deploy(Box<deploy::Deploy>),
     /// Start a slot that was deployed before
     Boot(deploy::Boot),
     /// Jobs
@@ -161,7 +161,7 @@ async fn carry_out(cli: Cli, printer: &Printer) -> anyhow::Result<Exit> {
         }
         Command::Node(command) => nodes::run(command, &client, printer).await,
         Command::Image(command) => images::run(command, &client, printer).await,
-        Command::Deploy(command) => deploy::deploy(command, &client, printer).await,
+        Command::Deploy(command) => deploy::deploy(*command, &client, printer).await,
         Command::Boot(command) => deploy::boot(command, &client, printer).await,
         Command::Job(command) => jobs::run(command, &client, printer).await,
     }

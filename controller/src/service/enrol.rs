@@ -80,7 +80,7 @@ impl Service {
         let failed = |error| internal(token, error);
         let recognised = self.recognise(core, token, &fingerprint).await.map_err(failed)?;
         let record = match recognised {
-            Recognised::Nobody => self.new_node(&core, &token, key, fingerprint)?,
+            Recognised::Nobody => self.new_node(core, token, key, fingerprint)?,
             Recognised::Known(id) => {
                 let mut record = core.nodes[&id].clone();
                 match record.state {
