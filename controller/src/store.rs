@@ -18,7 +18,7 @@ pub use record::{
 pub use write::Change;
 
 use sqlx::{
-    SqlitePool,
+    Connection, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use std::{
@@ -87,6 +87,15 @@ pub enum StoreError {
     },
 }
 
+/// Whether a connection may write again. A COMMIT that fails for want of space has rolled back already;
+/// sqlx's own ROLLBACK then fails too, and it goes on counting a transaction that is not there: what it
+/// commits from then on, as a savepoint, may never reach the disk.
+async fn is_sound(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    // Answered after whatever was asked before.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
+}
+
 /// The records.
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -112,6 +121,7 @@ impl Store {
             .busy_timeout(BUSY_TIMEOUT);
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
+            .after_release(|connection, _| Box::pin(is_sound(connection)))
             .connect_with(options.clone())
             .await
             .map_err(failed)?;

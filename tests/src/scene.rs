@@ -65,7 +65,7 @@ impl Scene {
     /// # Errors
     /// When something of it cannot be had.
     pub fn new(name: &str, subnet: u8) -> Result<Self> {
-        let disk = |lab: &Lab| Host::blank_disk(lab, "MCDISK1", DISK_BYTES);
+        let disk = |lab: &Lab| Host::blank_disk(lab, &serial(1), DISK_BYTES);
         Self::with(name, subnet, &Setup::default(), disk)
     }
 
@@ -216,6 +216,11 @@ impl Scene {
             .map(str::to_owned)
             .collect())
     }
+}
+
+/// The serial number of a disk that no other test has: every agent on this machine sees every loop device.
+pub fn serial(number: u8) -> String {
+    format!("MC{}-{number}", std::process::id())
 }
 
 /// The notes of a step, joined.

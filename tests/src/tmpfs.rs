@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::lab::Lab;
 use crate::process::run;
@@ -29,15 +29,18 @@ impl Tmpfs {
         Ok(Self { dir: dir.to_owned() })
     }
 
-    /// Takes the space that is free, but for this much.
+    /// Takes the space that is free, but for this much; others may be taking it too.
     ///
     /// # Errors
-    /// When fallocate(1) cannot.
+    /// When there is still more.
     pub fn fill(&self, lab: &Lab, left_mib: u64) -> Result<()> {
+        let left = left_mib << 20;
+        let taken = self.free_bytes(lab)?.saturating_sub(left).to_string();
+        let write = "head -c \"$1\" /dev/zero >\"$0\" || true";
+        run(lab.command("sh").args(["-c", write]).arg(self.dir.join(FILLER)).arg(taken))?;
         let free = self.free_bytes(lab)?;
-        let taken = free.saturating_sub(left_mib << 20).to_string();
-        run(lab.command("fallocate").args(["--length", &taken]).arg(self.dir.join(FILLER)))
-            .map(drop)
+        ensure!(free <= left, "{free} bytes are still free");
+        Ok(())
     }
 
     /// Gives it back.

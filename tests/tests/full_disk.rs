@@ -10,7 +10,7 @@ use metalcast_tests::image;
 use metalcast_tests::lab::Lab;
 use metalcast_tests::process::{pause, run_for_code};
 use metalcast_tests::rig::Setup;
-use metalcast_tests::scene::{DISK_BYTES, Scene, WORK};
+use metalcast_tests::scene::{DISK_BYTES, Scene, WORK, serial};
 use metalcast_tests::seed::Seed;
 use metalcast_tests::tmpfs::Tmpfs;
 
@@ -30,7 +30,7 @@ fn a_full_disk_loses_nothing_and_is_told_of() {
     let mut state = None;
     let disk = |lab: &Lab| {
         state = Some(Tmpfs::mount(lab, &lab.dir().join("state"), STATE_MIB)?);
-        Host::blank_disk(lab, "MCDISK1", DISK_BYTES)
+        Host::blank_disk(lab, &serial(1), DISK_BYTES)
     };
     let mut scene = Scene::with("full", 44, &Setup::default(), disk).unwrap();
     let state = state.unwrap();
@@ -62,21 +62,18 @@ fn a_full_disk_loses_nothing_and_is_told_of() {
     scene.wait_for_percent(job, percent).unwrap();
     state.fill(&scene.lab, 0).unwrap();
     println!("the disk is full at {percent} %");
-    let (id, node) = (job.to_string(), scene.node.clone());
-    wait_for(|| Ok(is_full(&scene.rig.cli(&["job", "show", &id])?))).unwrap();
-    assert!(is_full(&scene.rig.cli(&["status"]).unwrap()));
-    let told = fails(&mut scene.rig.command(&["job", "cancel", &id])).unwrap();
-    assert!(is_full(&told), "{told}");
-    let told = fails(&mut scene.rig.command(&["node", "set", &node, "--layout", "centmesh"]));
-    let told = told.unwrap();
-    assert!(is_full(&told), "{told}");
+    // Until small changes find room again in the pages that the records have.
+    let id = job.to_string();
+    let tells = |arguments: &[&str]| scene.rig.cli(arguments).map(|told| is_full(&told));
+    wait_for(|| Ok(tells(&["job", "show", &id])? && tells(&["status"])?)).unwrap();
+    let told = fails(&mut scene.rig.command(&import)).unwrap();
+    assert!(is_full(&told) || told.contains("MiB are free"), "{told}");
     assert_eq!(lease(&scene), None);
     assert_eq!(scene.rig.ask(&["job", "show", &id]).unwrap()["tasks"][0]["ended"], false);
 
-    // Also a controller that is started again meanwhile.
+    // Also with a controller that is started again meanwhile.
     scene.rig.kill_and_start(&scene.lab).unwrap();
-    wait_for(|| Ok(is_full(&scene.rig.cli(&["job", "show", &id])?))).unwrap();
-
+    assert_eq!(lease(&scene), None);
     state.relieve(&scene.lab).unwrap();
     let task = scene.finish(job).unwrap();
     assert_eq!(task["generation"], 1, "the agent went on");

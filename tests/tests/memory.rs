@@ -5,7 +5,7 @@ use metalcast_tests::host::Host;
 use metalcast_tests::image;
 use metalcast_tests::lab::Lab;
 use metalcast_tests::rig::Setup;
-use metalcast_tests::scene::Scene;
+use metalcast_tests::scene::{Scene, serial};
 
 /// The disk ends just before the table does.
 const DISK_BYTES: u64 = 2_190_000_000_000;
@@ -26,7 +26,7 @@ slot_mib = 1900000
 #[test]
 fn an_image_of_two_terabytes_needs_no_more_memory_than_others() {
     let sparse = image::sparse().unwrap();
-    let disk = |lab: &Lab| Host::blank_disk(lab, "MCDISK1", DISK_BYTES);
+    let disk = |lab: &Lab| Host::blank_disk(lab, &serial(1), DISK_BYTES);
     let setup = Setup { tables: LAYOUT, ..Setup::default() };
     let mut scene = Scene::with("memory", 45, &setup, disk).unwrap();
     scene.import(&sparse.zstd).unwrap();

@@ -12,7 +12,7 @@ use metalcast_tests::image;
 use metalcast_tests::lab::Lab;
 use metalcast_tests::process::{Background, run, run_for_code};
 use metalcast_tests::rig::Setup;
-use metalcast_tests::scene::{DISK_BYTES, Scene, WORK};
+use metalcast_tests::scene::{DISK_BYTES, Scene, WORK, serial};
 
 /// A layout with slots that are smaller than the image's partition, and one that is larger than the disk.
 const LAYOUTS: &str = "
@@ -58,7 +58,7 @@ fn what_cannot_work_says_why() {
         let dir = lab.dir().join("small");
         std::fs::create_dir(&dir)?;
         run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=200m", "mc-small"]).arg(&dir))?;
-        let path = dir.join("MCDISK1");
+        let path = dir.join(serial(1));
         File::create(&path)?.set_len(DISK_BYTES)?;
         Ok(path)
     };
@@ -130,7 +130,7 @@ fn who_is_not_who_it_says_gets_nothing() {
     let mut scene = Scene::new("strangers", 43).unwrap();
     scene.import(&debian.zstd).unwrap();
     let dir = scene.lab.dir().join("replay");
-    let other_disk = Host::blank_disk(&scene.lab, "MCDISK2", DISK_BYTES).unwrap();
+    let other_disk = Host::blank_disk(&scene.lab, &serial(2), DISK_BYTES).unwrap();
     let other = Host::plug(&scene.lab, 2, &other_disk).unwrap();
     record(&scene, &dir, &[&scene.host, &other]).unwrap();
     let mut server = scene.lab.command("busybox");

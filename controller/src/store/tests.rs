@@ -150,6 +150,36 @@ async fn a_list_of_changes_is_written_whole_or_not_at_all() {
     assert_eq!(store.nodes().await.unwrap(), []);
 }
 
+/// As on a full disk, where SQLite rolls back by itself what it cannot commit.
+#[tokio::test]
+async fn what_is_written_after_failed_commits_is_really_written() {
+    let (_dir, store) = store().await;
+    let mut first = store.writer.begin().await.unwrap();
+    sqlx::query("ROLLBACK").execute(&mut *first).await.unwrap();
+    first.commit().await.unwrap_err();
+    let mut second = store.writer.begin().await.unwrap();
+    for statement in [
+        "PRAGMA defer_foreign_keys = ON",
+        "INSERT INTO node_macs (mac, node) VALUES ('02:00:00:00:00:09', 'nobody')",
+    ] {
+        sqlx::query(statement).execute(&mut *second).await.unwrap();
+    }
+    second.commit().await.unwrap_err();
+    store.apply(&[Change::Node(Box::new(node("node1", &[1])))]).await.unwrap();
+    // By another connection.
+    assert_eq!(store.nodes().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_failed_write_is_told_of_until_one_succeeds() {
+    let (_dir, store) = store().await;
+    let changes = ["node1", "node1"].map(|name| Change::Node(Box::new(node(name, &[1]))));
+    store.apply(&changes).await.unwrap_err();
+    assert!(store.trouble().unwrap().contains("UNIQUE"), "{:?}", store.trouble());
+    store.apply(&changes[..1]).await.unwrap();
+    assert_eq!(store.trouble(), None);
+}
+
 #[tokio::test]
 async fn a_node_has_one_unfinished_task() {
     let (_dir, store) = store().await;
