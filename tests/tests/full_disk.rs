@@ -113,7 +113,7 @@ fn lease(scene: &Scene) -> Option<String> {
     let seconds = ASKING.as_secs().to_string();
     let mut client = scene.host.command("busybox");
     client.args(["udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", &seconds, "-T", "1"]);
-    let (_, told) = run_for_code(client.args(["-s", "/bin/true"])).unwrap();
+    let (_, told) = run_for_code(client.args(["-s", "/bin/true"])).expect("busybox is there");
     let (_, rest) = told.split_once("lease of ")?;
     rest.split([' ', ',']).next().map(str::to_owned)
 }
