@@ -8,7 +8,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 /// Programs that stand before the real ones in PATH: kernels without a reader of partition tables
 /// learn the partitions from partx.
 const BLOCKDEV: &str = r#"#!/bin/sh
-if [ "$1" = --rereadpt ]; then partx -d "$2" 2>/dev/null; exec partx -a "$2"; fi
+if [ "$1" = --rereadpt ]; then partx -d "$2" 2>/dev/null; partx -a "$2"; exec /srv/look; fi
 exec /sbin/blockdev "$@"
 "#;
 const SFDISK: &str = r#"#!/bin/sh
@@ -21,7 +21,21 @@ done
 for word in "$@"; do
     case $word in /dev/loop*) partx -d "$word"; partx -a "$word";; esac
 done 2>/dev/null
+/srv/look
 exit $status
+"#;
+const PARTPROBE: &str = r#"#!/bin/sh
+/sbin/partprobe "$@"; status=$?
+/srv/look
+exit $status
+"#;
+
+/// Shows Clonezilla the disks whose files lie in the test's directory: it asks each one that the kernel
+/// lists a dozen times, and other tests' come and go. The kernel's own list is in /media.
+const LOOK: &str = r#"#!/bin/sh
+ours=$(losetup -n -l -O NAME,BACK-FILE | awk -v dir="$(cat /srv/dir)/" 'index($2, dir) == 1 {
+    sub("/dev/", "", $1); print $1 }' | paste -sd '|')
+grep -E "^major|^$| ($ours)(p[0-9]+)?$" /media/partitions > /srv/partitions
 "#;
 
 /// Options for the compressions that nothing else here uses.
@@ -57,7 +71,10 @@ fn ocs_sr(dir: &Path, repository: &Path, arguments: &str) {
     let bin = dir.join("bin");
     if !bin.exists() {
         fs::create_dir(&bin).unwrap();
-        for (program, text) in [("blockdev", BLOCKDEV), ("sfdisk", SFDISK)] {
+        fs::write(bin.join("dir"), dir.to_str().unwrap()).unwrap();
+        for (program, text) in
+            [("blockdev", BLOCKDEV), ("sfdisk", SFDISK), ("partprobe", PARTPROBE), ("look", LOOK)]
+        {
             fs::write(bin.join(program), text).unwrap();
             fs::set_permissions(bin.join(program), fs::Permissions::from_mode(0o755)).unwrap();
         }
@@ -66,6 +83,7 @@ fn ocs_sr(dir: &Path, repository: &Path, arguments: &str) {
     let script = format!(
         "export PATH=/srv:/usr/sbin:/sbin:$PATH TERM=linux DEBIAN_FRONTEND=noninteractive
          unshare --mount --propagation slave sh -ec 'mount --bind {} /mnt; mount --bind {} /srv; mount -t tmpfs none /tmp
+             mount -t proc none /media; /srv/look; mount --bind /srv/partitions /proc/partitions
              exec ocs-sr -nogui -batch -p true -or /mnt {arguments}' < /dev/null > ocs.log 2>&1 ||
              {{ tail -n 30 ocs.log >&2; exit 1; }}",
         repository.display(),
