@@ -1,5 +1,6 @@
 //! Under construction.
 
+mod bytes;
 pub mod chunk;
 pub mod clonezilla;
 pub mod ext;
@@ -11,3 +12,4 @@ pub mod partclone;
 pub mod probe;
 pub mod stream;
 pub mod swap;
+pub mod used;
