@@ -128,7 +128,7 @@ pub fn read<D: Read + Seek>(source: &mut D, bytes: u64) -> Result<UsedMap, UsedE
         bytes: probe::WINDOW_BYTES.min(bytes) as usize,
         source: error,
     })?;
-    let Some(kind) = only_kind(&found) else { return Ok(every_block(bytes)) };
+    let Some(kind) = only_kind(&found) else { return every_block(bytes) };
     let disk = &mut Disk::new(source, bytes, kind.name());
     match kind {
         Kind::Ext2 | Kind::Ext3 | Kind::Ext4 => ext::read(disk, kind.name()),
@@ -148,12 +148,12 @@ pub fn read<D: Read + Seek>(source: &mut D, bytes: u64) -> Result<UsedMap, UsedE
         | Kind::Iso9660
         | Kind::Squashfs
         | Kind::Gpt
-        | Kind::Mbr => Ok(every_block(bytes)),
+        | Kind::Mbr => every_block(bytes),
     }
 }
 
 /// Every block of a partition, whatever is in it.
-pub fn every_block(bytes: u64) -> UsedMap {
+pub fn every_block(bytes: u64) -> Result<UsedMap, UsedError> {
     raw::map(bytes)
 }
 

@@ -499,13 +499,13 @@ fn small_ones() -> Vec<(&'static str, Sparse)> {
     kinds
         .map(|(name, mib, mkfs, access)| {
             let image = Image::make(mib, mkfs, access);
-            match name {
-                "swap" => (),
-                "ntfs" => drop(image.inside("head -c 200000 /dev/zero > pagefile.sys")),
-                "ext4" => {
-                    drop(image.inside("head -c 200000 /dev/zero > swapfile; mkswap -q swapfile"))
-                }
-                _ => drop(image.inside("head -c 20000 /dev/urandom > f9; touch f21 one")),
+            let script = match name {
+                "ntfs" => "head -c 200000 /dev/zero > pagefile.sys",
+                "ext4" => "head -c 200000 /dev/zero > swapfile; mkswap -q swapfile",
+                _ => "head -c 20000 /dev/urandom > f9; touch f21 one",
+            };
+            if name != "swap" {
+                image.inside(script);
             }
             (name, looked_at(&image.path()))
         })

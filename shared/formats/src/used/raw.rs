@@ -1,13 +1,16 @@
 //! What is no filesystem that is known here: all of it.
 
-use super::UsedMap;
+use super::{UsedError, UsedMap};
 use crate::partclone::Bitmap;
 
-/// Blocks of 4 KiB, of a sector where that leaves a rest, of a byte for files of any length.
-pub(super) fn map(bytes: u64) -> UsedMap {
-    let block_bytes =
-        [4096, 512, 1].into_iter().find(|block| bytes.is_multiple_of(*block)).unwrap_or(1);
-    UsedMap {
+/// Blocks of 4 KiB, or of a sector where that leaves a rest.
+pub(super) fn map(bytes: u64) -> Result<UsedMap, UsedError> {
+    let whole = [4096, 512].into_iter().find(|block| bytes > 0 && bytes.is_multiple_of(*block));
+    let Some(block_bytes) = whole else {
+        let what = format!("a length of {bytes} bytes, which are not whole sectors");
+        return Err(UsedError::Unsupported { filesystem: "raw", what });
+    };
+    Ok(UsedMap {
         filesystem: "raw",
         program: "dd",
         block_bytes: block_bytes as u32,
@@ -15,5 +18,5 @@ pub(super) fn map(bytes: u64) -> UsedMap {
         used: Bitmap::all_used(bytes / block_bytes),
         left_out: Vec::new(),
         unclean: Vec::new(),
-    }
+    })
 }
