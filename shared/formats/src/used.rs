@@ -113,10 +113,10 @@ impl UsedMap {
         self.left_out.iter().map(|file| file.bytes).sum()
     }
 
-    /// The same with every block used: for a filesystem whose records are not to be trusted.
-    #[must_use]
-    pub fn with_every_block(self) -> Self {
-        Self { used: Bitmap::all_used(self.used.blocks()), left_out: Vec::new(), ..self }
+    /// Counts every block as used: for a filesystem whose records are not to be trusted.
+    pub fn take_every_block(&mut self) {
+        self.used = Bitmap::all_used(self.used.blocks());
+        self.left_out.clear();
     }
 }
 

@@ -70,7 +70,7 @@ fn partclone_ranges(image: &Image, program: &str) -> Vec<(u64, u64)> {
 
 /// Ours is partclone's and exactly `extra` bytes more.
 fn check_map(image: &Image, program: &str, extra: u64) {
-    let map = map_of(&image.path());
+    let map = map_of(&image.dir().join("image"));
     assert_eq!(map.unclean, [""; 0], "{program}");
     let (ours, theirs) = (ranges(&map.used, map.block_bytes), partclone_ranges(image, program));
     assert_eq!(without(&theirs, &ours), [], "{program}: partclone has more");
@@ -81,8 +81,8 @@ fn check_map(image: &Image, program: &str, extra: u64) {
 
 /// Makes `copy`, of the used blocks among garbage.
 fn copy_used(image: &Image) {
-    let map = map_of(&image.path());
-    let source = File::open(image.path()).unwrap();
+    let map = map_of(&image.dir().join("image"));
+    let source = File::open(image.dir().join("image")).unwrap();
     let target = File::create(image.dir().join("copy")).unwrap();
     let block = map.block_bytes as usize;
     let mut garbage = vec![0xa5; block];
@@ -136,7 +136,7 @@ fn bigalloc_whose_bits_are_clusters() {
         let mkfs = format!("mke2fs -q -F -t ext4 -O bigalloc {options} image");
         let image = Image::aged(200, &mkfs, Access::Kernel);
         check_whole(&image, "e2fsck -fn copy");
-        let map = map_of(&image.path());
+        let map = map_of(&image.dir().join("image"));
         assert!(map.used_bytes() < 60 << 20, "{options}: {}", map.used_bytes());
         assert_eq!(map.unclean, [""; 0], "{options}");
     }
@@ -164,7 +164,7 @@ fn xfs_by_its_free_space_trees() {
             _ => check_whole(&image, "xfs_repair -n copy"),
         }
         // xfs_db counts the free blocks by the other tree, and the list beside it.
-        let map = map_of(&image.path());
+        let map = map_of(&image.dir().join("image"));
         let freesp = sh(image.dir(), "xfs_db -r -c 'freesp -s' image");
         let free = freesp.lines().find_map(|line| line.strip_prefix("total free blocks ")).unwrap();
         let free: u64 = free.trim().parse().unwrap();
@@ -178,7 +178,7 @@ fn btrfs_with_all_its_copies() {
         let mkfs = format!("mkfs.btrfs -q {options} image");
         let image = Image::aged(260, &mkfs, Access::Kernel);
         println!("{options}");
-        let map = map_of(&image.path());
+        let map = map_of(&image.dir().join("image"));
         assert_eq!(map.unclean, [""; 0]);
         assert!(map.used_bytes() < 60 << 20, "{options}: {}", map.used_bytes());
         // partclone is no judge here: it also marks most of what metadata may grow into, and has only
@@ -246,7 +246,7 @@ fn ntfs_with_the_backup_of_its_boot_sector() {
         println!("{options}");
         check_map(&image, "ntfs", extra);
         check_whole(&image, "ntfsfix -n copy");
-        let (source, copy) = (image.path(), image.dir().join("copy"));
+        let (source, copy) = (image.dir().join("image"), image.dir().join("copy"));
         let last = |path: &Path| {
             let mut sector = [0; 512];
             File::open(path).unwrap().read_exact_at(&mut sector, (120 << 20) - 512).unwrap();
@@ -256,7 +256,7 @@ fn ntfs_with_the_backup_of_its_boot_sector() {
         let info = sh(image.dir(), "ntfsinfo -m -f image");
         let free = info.lines().find_map(|line| line.trim().strip_prefix("Free Clusters:"));
         let free: u64 = free.unwrap().split('(').next().unwrap().trim().parse().unwrap();
-        let map = map_of(&image.path());
+        let map = map_of(&image.dir().join("image"));
         assert_eq!(map.used.blocks() - map.used.count_used(), free, "{info}");
     }
 }
@@ -265,7 +265,7 @@ fn ntfs_with_the_backup_of_its_boot_sector() {
 fn ntfs_whose_bitmap_lies_in_pieces() {
     // No tool can be made to write such a one: its run is cut in two, and the second part moved.
     let image = Image::aged(30, "mkfs.ntfs -q -F -f -c 512 image", Access::Ntfs3g);
-    let file = File::options().read(true).write(true).open(image.path()).unwrap();
+    let file = File::options().read(true).write(true).open(image.dir().join("image")).unwrap();
     let read = |at: u64, bytes: usize| {
         let mut buffer = vec![0; bytes];
         file.read_exact_at(&mut buffer, at).unwrap();
@@ -324,7 +324,7 @@ fn a_page_file_whose_record_is_far_behind() {
     );
     let info = sh(image.dir(), "ntfsinfo -i 0 -v -f image");
     assert!(!info.contains("Total runs: 1 "), "{info}");
-    let map = map_of(&image.path());
+    let map = map_of(&image.dir().join("image"));
     assert_eq!(map.left_out.len(), 1, "{:?}", map.unclean);
     assert!((1_900_000..1_940_000).contains(&map.left_out_bytes()), "{:?}", map.left_out);
     check_whole(&image, "ntfsfix -n copy");
@@ -349,7 +349,7 @@ fn fat_of_every_width() {
         "cp -r /usr/share/perl5/Debconf tree; head -c 99999 /dev/urandom > f9; touch f21 one",
     );
     check_whole(&image, "fsck.fat -n copy");
-    let map = map_of(&image.path());
+    let map = map_of(&image.dir().join("image"));
     assert_eq!((map.filesystem, map.program), ("FAT12", "fat12"));
     assert!(map.used_bytes() < 8 << 20, "{}", map.used_bytes());
 }
@@ -372,10 +372,10 @@ fn what_is_not_known_is_kept_whole() {
          --pbkdf-memory 64 --pbkdf-parallel 1 image --key-file /etc/hostname",
         Access::Kernel,
     );
-    let map = map_of(&image.path());
+    let map = map_of(&image.dir().join("image"));
     assert_eq!((map.program, map.used_bytes(), map.device_bytes), ("dd", 20 << 20, 20 << 20));
     let swap = Image::make(20, "mkswap image", Access::Kernel);
-    let map = map_of(&swap.path());
+    let map = map_of(&swap.dir().join("image"));
     assert_eq!((map.program, map.used_bytes(), map.device_bytes), ("swap", 64 << 10, 20 << 20));
 }
 
@@ -390,10 +390,11 @@ fn a_filesystem_that_was_not_unmounted_is_called_so() {
     ] {
         let image = Image::make(mib, mkfs, access);
         image.inside(frozen);
-        let live = map_of(&image.dir().join("live"));
+        let mut live = map_of(&image.dir().join("live"));
         assert!(live.unclean[0].contains("mounted"), "{mkfs}: {:?}", live.unclean);
-        assert_eq!(map_of(&image.path()).unclean, [""; 0], "{mkfs}");
-        assert_eq!(live.clone().with_every_block().used_bytes(), live.device_bytes);
+        assert_eq!(map_of(&image.dir().join("image")).unclean, [""; 0], "{mkfs}");
+        live.take_every_block();
+        assert_eq!(live.used_bytes(), live.device_bytes);
     }
     // fsync leaves a log tree behind until the next commit.
     let image = Image::make(260, "mkfs.btrfs -q image", Access::Kernel);
@@ -413,21 +414,21 @@ fn page_files_are_left_out_but_for_their_beginning() {
         "head -c 20000000 /dev/urandom > pagefile.sys; head -c 9000000 /dev/zero > hiberfil.sys
          mkdir other; head -c 5000000 /dev/urandom > other/pagefile.sys",
     );
-    let map = map_of(&image.path());
+    let map = map_of(&image.dir().join("image"));
     let names: Vec<_> = map.left_out.iter().map(|file| file.path).collect();
     assert_eq!(names, ["pagefile.sys", "hiberfil.sys"]);
     assert!((28_500_000..29_000_000).contains(&map.left_out_bytes()), "{:?}", map.left_out);
     check_whole(&image, "ntfsfix -n copy");
     // A system that wakes up from it needs all of it, and may not be saved at all.
     image.inside("printf hibr | dd of=hiberfil.sys conv=notrunc 2> /dev/null");
-    let map = map_of(&image.path());
+    let map = map_of(&image.dir().join("image"));
     assert!(map.unclean[0].contains("hibernated"), "{:?}", map.unclean);
     assert_eq!(map.left_out.len(), 1);
 
     let image = Image::aged(120, "mke2fs -q -F -t ext4 image", Access::Kernel);
-    let before = map_of(&image.path());
+    let before = map_of(&image.dir().join("image"));
     image.inside("head -c 16M /dev/urandom > swapfile; chmod 600 swapfile; mkswap -q swapfile");
-    let map = map_of(&image.path());
+    let map = map_of(&image.dir().join("image"));
     assert_eq!(map.left_out[0].path, "swapfile");
     assert_eq!(map.left_out_bytes(), (16 << 20) - (64 << 10));
     assert!(map.used_bytes() - before.used_bytes() < 1 << 20);
@@ -507,7 +508,7 @@ fn small_ones() -> Vec<(&'static str, Sparse)> {
             if name != "swap" {
                 image.inside(script);
             }
-            (name, looked_at(&image.path()))
+            (name, looked_at(&image.dir().join("image")))
         })
         .into()
 }

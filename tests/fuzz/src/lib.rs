@@ -190,10 +190,11 @@ pub fn tables(bytes: &[u8]) {
 pub fn used(bytes: &[u8]) {
     let Some(mut disk) = sparse::Sparse::decode(bytes) else { return };
     let bytes = disk.len();
-    if let Ok(map) = used_blocks::read(&mut disk, bytes) {
+    if let Ok(mut map) = used_blocks::read(&mut disk, bytes) {
         assert!(map.used.blocks() * u64::from(map.block_bytes) <= bytes, "within its partition");
         assert!(map.used.count_used() <= map.used.blocks());
-        let _ = map.with_every_block().used_bytes();
+        map.take_every_block();
+        assert_eq!(map.used.count_used(), map.used.blocks());
     }
 }
 

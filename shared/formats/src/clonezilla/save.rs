@@ -17,6 +17,10 @@ const MS_DATA: Uuid = uuid!("ebd0a0a2-b9e5-4433-87c0-68b6b72699c7");
 const MS_RESERVED: Uuid = uuid!("e3c9e316-0b5c-4db8-817d-f92df00215ae");
 const MS_RECOVERY: Uuid = uuid!("de94bba4-06d1-4d40-a16a-bfd50179d6ac");
 
+/// Attribute bits that parted has flags for.
+const REQUIRED: u64 = 1;
+const LEGACY_BOOT: u64 = 1 << 2;
+
 /// How many slots a table has unless it says so.
 const USUAL_SLOTS: u32 = 128;
 
@@ -168,11 +172,7 @@ impl DiskFacts {
             DiskTable::Gpt(table) => {
                 let entry = table.entries.iter().find(|one| one.number == partition.number)?;
                 row = place(entry.start_lba, entry.sectors).into();
-                row.extend([
-                    filesystem.to_owned(),
-                    entry.name.clone(),
-                    gpt_flags(entry).to_owned(),
-                ]);
+                row.extend([filesystem.to_owned(), entry.name.clone(), gpt_flags(entry)]);
             }
         }
         Some(row)
@@ -239,16 +239,21 @@ fn mbr_flags(entry: &mbr::PartitionEntry) -> String {
     boot.into_iter().chain(kind).collect::<Vec<_>>().join(", ")
 }
 
-fn gpt_flags(entry: &gpt::Entry) -> &'static str {
-    match entry.kind {
-        ESP => "boot, esp",
-        SWAP => "swap",
-        LVM => "lvm",
-        RAID => "raid",
-        BIOS_BOOT => "bios_grub",
-        MS_DATA => "msftdata",
-        MS_RESERVED => "msftres",
-        MS_RECOVERY => "hidden, diag",
-        _ => "",
-    }
+/// In the order in which parted prints them.
+fn gpt_flags(entry: &gpt::Entry) -> String {
+    let flags = [
+        ("boot", entry.kind == ESP),
+        ("swap", entry.kind == SWAP),
+        ("hidden", entry.attributes & REQUIRED != 0),
+        ("raid", entry.kind == RAID),
+        ("lvm", entry.kind == LVM),
+        ("msftres", entry.kind == MS_RESERVED),
+        ("bios_grub", entry.kind == BIOS_BOOT),
+        ("diag", entry.kind == MS_RECOVERY),
+        ("legacy_boot", entry.attributes & LEGACY_BOOT != 0),
+        ("msftdata", entry.kind == MS_DATA),
+        ("esp", entry.kind == ESP),
+    ];
+    let set = flags.into_iter().filter(|(_, is_set)| *is_set);
+    set.map(|(name, _)| name).collect::<Vec<_>>().join(", ")
 }

@@ -161,17 +161,26 @@ impl<D: Read + Seek> Filesystem<'_, '_, D> {
         let node_bytes = self.superblock.node_bytes;
         // The chunks are not changed by the walk; taken out, so that both can be used.
         let chunks = self.chunks.clone();
+        // No two extents share a place, so that together they are no more than the device.
+        let (mut left, full) =
+            (self.superblock.device_bytes, "extents for more than the device has");
         self.walk(root, level, &mut |key, _| {
             let bytes = match key.kind {
                 EXTENT_ITEM => key.offset,
                 METADATA_ITEM => node_bytes,
                 _ => return Ok(()),
             };
+            let mut is_full = false;
             chunks.each_copy(key.object, bytes, |start, length| {
-                let first = start / node_bytes;
-                let end = start.saturating_add(length).div_ceil(node_bytes);
-                marks.set(first, end - first);
-            })
+                is_full |= length > left;
+                left = left.saturating_sub(length);
+                if !is_full {
+                    let first = start / node_bytes;
+                    let end = start.saturating_add(length).div_ceil(node_bytes);
+                    marks.set(first, end - first);
+                }
+            })?;
+            if is_full { Err(full.to_owned()) } else { Ok(()) }
         })
     }
 

@@ -80,7 +80,9 @@ pub(super) fn read<D: Read + Seek>(disk: &mut Disk<'_, D>) -> Result<UsedMap, Us
         filesystem: "NTFS",
         program: "ntfs",
         block_bytes: cluster_bytes as u32,
-        device_bytes: (backup + volume.boot.sector_bytes).max(blocks * cluster_bytes),
+        device_bytes: (backup + volume.boot.sector_bytes)
+            .min(volume.disk.bytes())
+            .max(blocks * cluster_bytes),
         used: marks.into_bitmap(),
         left_out,
         unclean,
@@ -132,7 +134,14 @@ impl<'v, 'd, D: Read + Seek> Volume<'v, 'd, D> {
     fn leave_out(&mut self, name: &str, marks: &mut Marks) -> Result<Kept, UsedError> {
         let Some(number) = self.in_root(name)? else { return Ok(Kept::Absent) };
         let Ok(stream) = self.stream_of(number, DATA, "") else { return Ok(Kept::Absent) };
-        if !stream.is_plain {
+        let clusters: u64 = stream
+            .extents
+            .iter()
+            .filter(|extent| extent.lcn.is_some())
+            .map(|extent| extent.clusters)
+            .sum();
+        // More than there are: damage that is kept as it is.
+        if !stream.is_plain || clusters > self.boot.clusters {
             return Ok(Kept::Absent);
         }
         if name == HIBERNATION && stream.bytes >= 4 && !stream.extents.is_empty() {

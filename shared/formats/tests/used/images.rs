@@ -1,9 +1,6 @@
 //! Filesystems made by the real tools, filled, half emptied and filled again.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::Path, process::Command};
 
 /// Shell functions that the scripts use: `age` works on the directory it is in.
 const PRELUDE: &str = r#"
@@ -43,7 +40,7 @@ pub struct Image {
 pub fn sh(dir: &Path, script: &str) -> String {
     let script = format!("{PRELUDE}\n{script}");
     let output = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-ec", &script])
+        .args(["--mount", "--propagation", "slave", "sh", "-ec", &script])
         .current_dir(dir)
         .env("LC_ALL", "C")
         .output()
@@ -68,10 +65,6 @@ impl Image {
         let image = Self::make(mib, mkfs, access);
         image.inside("age");
         image
-    }
-
-    pub fn path(&self) -> PathBuf {
-        self.dir.path().join("image")
     }
 
     pub fn dir(&self) -> &Path {
