@@ -40,12 +40,13 @@ fn ocs_sr(repository: &Path, disks: [&LoopDisk; 2], arguments: &str) -> String {
              *) mount --bind /dev/null $node ;;
              esac
          done
-         seen=$(mktemp); trap 'rm $seen' EXIT
+         seen={}/../seen
          awk -v a={} -v b={} '
              NR < 3 || $4 == a || $4 == b || $4 ~ \"^\" a \"p\"
              $4 ~ \"^\" a \"p\" {{ sub(a, b); print }}' /proc/partitions > $seen
          mount --bind $seen /proc/partitions
          sh {} {} ocs-sr {options} {arguments} < /dev/null 2>&1",
+        repository.display(),
         disks[0].short(),
         disks[1].short(),
         batch.display(),
