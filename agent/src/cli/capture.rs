@@ -20,7 +20,7 @@ use crate::task::Cancel;
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 use directory::Directory;
-use metalcast_formats::{clonezilla::PartitionFacts, stream::Algorithm};
+use metalcast_formats::clonezilla::PartitionFacts;
 use nix::sys::signal::{SigSet, Signal};
 use plan::{Content, Planned};
 use progress::Progress;
@@ -66,8 +66,7 @@ impl Capture {
                 .with_context(|| format!("saving {}", partition.facts.name))?;
         }
         disk_files::write(&source, &planned, &mut directory)?;
-        let sums = directory.sums();
-        directory.file(Algorithm::Blake2b.file_name(), sums.as_bytes())?;
+        directory.write_sums()?;
         disk_files::write_log(&source, &planned, &mut directory)?;
         cancel.check()?;
         directory.publish()?;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use metalcast_formats::partclone::ntfsclone;
 use metalcast_formats::stream::{self, Compression, Found};
-use metalcast_formats::{chunk, ext, grubenv, mbr, partclone, probe, used as used_blocks};
+use metalcast_formats::{chunk, ext, gpt, grubenv, mbr, partclone, probe, used as used_blocks};
 use metalcast_netboot::dhcp::boot::BootSettings;
 use metalcast_netboot::dhcp::lease::LeaseTable;
 use metalcast_netboot::dhcp::{client, proxy, server};
@@ -178,6 +178,9 @@ pub fn tables(bytes: &[u8]) {
             assert!(entry.start_lba <= entry.end_lba());
             let _ = table.partuuid(entry.number);
         }
+    }
+    if let Ok(table) = gpt::read(&mut Cursor::new(bytes), sectors, 512) {
+        assert!(table.entries.iter().all(|entry| entry.start_lba + entry.sectors <= sectors));
     }
     let _ = probe::probe(&mut Cursor::new(bytes), 0, bytes.len() as u64);
     let _ = ext::Superblock::parse(bytes);

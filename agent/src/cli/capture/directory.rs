@@ -1,7 +1,7 @@
 //! The image's directory while it is made: under another name, deleted unless it is completed.
 
 use anyhow::{Context, ensure};
-use metalcast_formats::stream::{FileSum, Summed};
+use metalcast_formats::stream::{Algorithm, FileSum, Summed};
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, BufWriter, Write},
@@ -15,6 +15,9 @@ const FILE_MODE: u32 = 0o600;
 
 /// Collected before it is written.
 const BUFFER_BYTES: usize = 1 << 20;
+
+/// The checksums that Clonezilla is given.
+const SUMS: Algorithm = Algorithm::Blake2b;
 
 /// Ends the name of a directory that is not complete.
 const UNFINISHED: &str = ".unfinished";
@@ -69,7 +72,7 @@ impl Directory {
         let path = self.path.join(name);
         let file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&path);
         let file = file.with_context(|| format!("making {}", path.display()))?;
-        let file = Summed::new(BufWriter::with_capacity(BUFFER_BYTES, file));
+        let file = Summed::new(BufWriter::with_capacity(BUFFER_BYTES, file), &[SUMS]);
         Ok(Output { name: name.to_owned(), file })
     }
 
@@ -90,9 +93,10 @@ impl Directory {
         self.finish(output)
     }
 
-    /// The list of checksums of all files so far.
-    pub(super) fn sums(&self) -> String {
-        FileSum::list(&self.sums)
+    /// Writes the list of checksums of all files so far.
+    pub(super) fn write_sums(&mut self) -> anyhow::Result<()> {
+        let list = FileSum::list(&self.sums, SUMS);
+        self.file(SUMS.file_name(), list.as_bytes())
     }
 
     /// Gives the directory its name.

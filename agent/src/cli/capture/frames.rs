@@ -4,8 +4,9 @@ use super::{directory::Directory, plan::Planned, progress::Progress, source::Sou
 use crate::task::Cancel;
 use anyhow::Context;
 use metalcast_formats::{
-    chunk::{DiskChunks, Sealed, UnreadableRange, seal_in_order, write_head_frame},
+    chunk::{DiskChunks, Sealed, UnreadableRange, sealer, write_head_frame},
     partclone::HeadFacts,
+    pipeline,
 };
 use std::io::Write;
 
@@ -35,13 +36,14 @@ pub(super) fn write(
     }
     let window = source.device.window(planned.start, planned.bytes_of_partition)?;
     let mut chunks = DiskChunks::new(window.reader(), map)?;
-    let (read, written) = seal_in_order(
+    let (read, written) = pipeline::run(
         SEALERS,
         || -> anyhow::Result<_> {
             cancel.check()?;
             chunks.next_chunk().map_err(|error| unreadable(error, planned))
         },
-        |sealed| {
+        sealer,
+        |sealed: std::io::Result<Sealed>| {
             let Sealed { frame, chunk } = sealed.context("compressing")?;
             output.write_all(&frame).context("writing the image")?;
             let blocks: u64 = chunk.runs.iter().map(|run| u64::from(run.count)).sum();
