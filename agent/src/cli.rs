@@ -1,5 +1,6 @@
 //! The stages of a deploy one at a time by hand, on any Linux with root's rights.
 
+mod capture;
 mod image;
 mod join;
 mod layout;
@@ -121,6 +122,11 @@ enum Command {
     ///
     /// Refused always where the target is in use, and without --yes where it is not blank.
     Restore(restore::Restore),
+    /// Save a partition, or a whole disk, as an image that stock Clonezilla restores
+    ///
+    /// Only what its filesystems use is read. Refused, without --force, is what is in use or was not
+    /// unmounted properly. The directory appears when it is complete.
+    Capture(capture::Capture),
     /// Compare a partition or file with one partition of an image
     ///
     /// A slot differs from its image once it was adapted and got its boot code.
@@ -180,6 +186,7 @@ impl Command {
             Self::BootCode { slot, .. } => stage::boot_code(slot, machine),
             Self::Activate { slot } => stage::activate(slot, machine),
             Self::Restore(restore) => restore.run(),
+            Self::Capture(capture) => capture.run(),
             Self::Verify(verify) => verify.run(),
         }
     }

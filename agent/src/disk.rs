@@ -12,6 +12,7 @@ mod device;
 mod hash;
 mod look;
 mod mounted;
+mod reader;
 mod root;
 mod window;
 
@@ -21,6 +22,7 @@ pub use busy::while_busy;
 pub use device::{Device, Operation, Tap};
 pub use look::{look_at, uuid_of};
 pub use mounted::{Access, Mounted};
+pub use reader::Reader;
 pub use root::Root;
 pub use window::Window;
 

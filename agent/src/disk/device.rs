@@ -66,36 +66,42 @@ impl<'t> Device<'t> {
     /// Opens a disk for exclusive use: it fails while something of it is mounted, used as swap or
     /// part of an array.
     pub fn open(path: &Path, tap: Option<&'t Tap>) -> anyhow::Result<Self> {
-        let open = || BlockDevice::open(path, OpenMode::ExclusiveWrite);
-        let block = while_busy(open).map_err(|error| match is_busy(&error) {
-            true => anyhow::Error::from(error)
-                .context("it is in use (mounted, swap or part of an array)"),
-            false => error.into(),
-        })?;
+        let block = hold(path, OpenMode::ExclusiveWrite)?;
         ensure!(!block.is_read_only()?, "{} is write-protected", path.display());
-        // Someone may have read the disk while a partition of it was changed through a mount; a small
-        // write would put what is remembered of its surroundings back.
-        block.flush_buffers()?;
-        let bytes = block.size_bytes()?;
-        let sector_bytes = block.logical_sector_bytes()?;
-        Ok(Self::new(Kind::Block(block), path, bytes, sector_bytes, tap))
+        Self::of_block(block, path, tap)
     }
 
     /// Opens a disk, partition or file to read it beside whoever uses it. Writing to it fails.
     pub fn open_to_read(path: &Path) -> anyhow::Result<Self> {
+        Self::read_only(path, || Ok(BlockDevice::open(path, OpenMode::Read)?))
+    }
+
+    /// The same, but nobody else may use a disk or partition meanwhile; it fails while someone does.
+    pub fn hold_to_read(path: &Path) -> anyhow::Result<Self> {
+        Self::read_only(path, || hold(path, OpenMode::ExclusiveRead))
+    }
+
+    fn read_only(
+        path: &Path,
+        open: impl FnOnce() -> anyhow::Result<BlockDevice>,
+    ) -> anyhow::Result<Self> {
         let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-        let is_block = file.metadata()?.file_type().is_block_device();
-        if is_block {
-            let block = BlockDevice::open(path, OpenMode::Read)?;
-            // What others wrote through another node of the same disk counts.
-            block.flush_buffers()?;
-            let (bytes, sector_bytes) = (block.size_bytes()?, block.logical_sector_bytes()?);
-            return Ok(Self::new(Kind::Block(block), path, bytes, sector_bytes, None));
+        if file.metadata()?.file_type().is_block_device() {
+            return Self::of_block(open()?, path, None);
         }
         let bytes = file
             .seek(SeekFrom::End(0))
             .with_context(|| format!("reading the size of {}", path.display()))?;
         Ok(Self::new(Kind::File(file), path, bytes, SECTOR_BYTES as u32, None))
+    }
+
+    fn of_block(block: BlockDevice, path: &Path, tap: Option<&'t Tap>) -> anyhow::Result<Self> {
+        // Someone may have read the disk while a partition of it was changed through a mount: what
+        // others wrote through another node of the same disk counts, and a small write would put what
+        // is remembered of its surroundings back.
+        block.flush_buffers()?;
+        let (bytes, sector_bytes) = (block.size_bytes()?, block.logical_sector_bytes()?);
+        Ok(Self::new(Kind::Block(block), path, bytes, sector_bytes, tap))
     }
 
     /// Opens or makes a plain file of at least `bytes` bytes; what is not written in it is a hole.
@@ -284,4 +290,13 @@ fn read_direct<'b>(
         }
     }
     Ok(&slice[skip..end])
+}
+
+fn hold(path: &Path, mode: OpenMode) -> anyhow::Result<BlockDevice> {
+    while_busy(|| BlockDevice::open(path, mode)).map_err(|error| match is_busy(&error) {
+        true => {
+            anyhow::Error::from(error).context("it is in use (mounted, swap or part of an array)")
+        }
+        false => error.into(),
+    })
 }

@@ -5,7 +5,7 @@ use anyhow::Context;
 use metalcast_formats::probe::{self, Contents, Kind};
 use std::{
     fs::File,
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, Seek, SeekFrom},
     path::Path,
 };
 
@@ -37,34 +37,5 @@ pub fn uuid_of(contents: &Contents) -> Option<String> {
 }
 
 pub(super) fn look(window: &Window<'_>) -> anyhow::Result<Contents> {
-    let mut reader = Reader { window, at: 0 };
-    probe::probe(&mut reader, 0, window.bytes()).context("looking at what is there")
-}
-
-/// A window as a file.
-struct Reader<'w> {
-    window: &'w Window<'w>,
-    at: u64,
-}
-
-impl Read for Reader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.window.bytes().saturating_sub(self.at);
-        let bytes = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        self.window.read_at(&mut buffer[..bytes], self.at).map_err(io::Error::other)?;
-        self.at += bytes as u64;
-        Ok(bytes)
-    }
-}
-
-impl Seek for Reader<'_> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let at = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.window.bytes().checked_add_signed(by),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-        };
-        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(self.at)
-    }
+    probe::probe(&mut window.reader(), 0, window.bytes()).context("looking at what is there")
 }

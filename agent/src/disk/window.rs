@@ -1,6 +1,6 @@
 //! A part of a disk, in its own offsets.
 
-use super::{Device, hash, look};
+use super::{Device, Reader, hash, look};
 use anyhow::ensure;
 use metalcast_formats::probe::Contents;
 use metalcast_shared::hash::Hash;
@@ -70,6 +70,11 @@ impl<'d> Window<'d> {
     ) -> anyhow::Result<()> {
         let offset = self.place(offset, length as u64)?;
         self.device.read_with(offset, length, take)
+    }
+
+    /// All of it as a file, read from the disk itself.
+    pub fn reader(&self) -> Reader<'d> {
+        Reader::new(*self)
     }
 
     /// The hash of some extents (offset in the window, length), one behind the other.

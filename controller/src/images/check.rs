@@ -15,6 +15,7 @@ use metalcast_formats::{
     chunk,
     clonezilla::{Directory, RAW},
     partclone::{Bitmap, Reader},
+    stream,
 };
 use metalcast_shared::{
     id::Revision,
@@ -121,7 +122,7 @@ impl Check<'_> {
     fn side_files(&mut self, directory: &Directory) {
         for piece in &directory.side_files {
             self.report.files += 1;
-            if piece.expected.is_empty() && !side_files::is_unlisted(&piece.name) {
+            if piece.expected.is_empty() && !stream::is_unlisted(&piece.name) {
                 self.report.note(format!("{} is in no list of checksums", piece.name));
             }
             if let Err(error) = side_files::read(piece) {

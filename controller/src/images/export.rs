@@ -126,7 +126,7 @@ pub(super) fn export(
     }
     sums.extend(side_files::copy::<ExportError>(&last, dir, &SUMS)?);
     let (files, bytes) = (sums.len(), sums.iter().map(|sum| sum.bytes).sum());
-    write_sums(dir, sums, &SUMS)?;
+    write_sums(dir, &sums, &SUMS)?;
     build.publish()?;
     let files = (files + SUMS.len()) as u64;
     Ok(ExportReport { revision: revision.clone(), path: to.to_owned(), files, bytes })

@@ -76,7 +76,7 @@ fn build(
         before += bytes_to_read(image);
     }
     pages.finish()?;
-    write_sums(build.path(), sums, &SUMS)?;
+    write_sums(build.path(), &sums, &SUMS)?;
     sync_dir(build.path())?;
     publish(images, build, name, directory, partitions)
 }

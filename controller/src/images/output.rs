@@ -1,6 +1,8 @@
 //! A file of a new revision or export, written once from front to back and hashed on the way.
 
-use metalcast_formats::stream::{Algorithm, Hasher};
+pub(super) use metalcast_formats::stream::FileSum;
+
+use metalcast_formats::stream::{Algorithm, Summed};
 use std::{
     fs::{File, OpenOptions},
     io::{self, BufWriter, Write},
@@ -30,25 +32,7 @@ pub struct WriteError {
 pub(super) struct Output {
     name: String,
     path: PathBuf,
-    file: BufWriter<File>,
-    hashers: Vec<(Algorithm, Hasher)>,
-    bytes: u64,
-}
-
-/// What a finished file is called and hashes to.
-pub(super) struct FileSum {
-    pub(super) name: String,
-    pub(super) bytes: u64,
-    digests: Vec<(Algorithm, Vec<u8>)>,
-}
-
-impl FileSum {
-    /// As `b2sum` and its like print it, if it was hashed so.
-    pub(super) fn line(&self, algorithm: Algorithm) -> Option<String> {
-        let (_, digest) = self.digests.iter().find(|(one, _)| *one == algorithm)?;
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        Some(format!("{hex}  {}\n", self.name))
-    }
+    file: Summed<BufWriter<File>>,
 }
 
 impl Output {
@@ -63,9 +47,7 @@ impl Output {
             Ok(file) => Ok(Self {
                 name: name.to_owned(),
                 path,
-                file: BufWriter::with_capacity(BUFFER_BYTES, file),
-                hashers: algorithms.iter().map(|one| (*one, one.hasher())).collect(),
-                bytes: 0,
+                file: Summed::new(BufWriter::with_capacity(BUFFER_BYTES, file), algorithms),
             }),
             Err(source) => Err(WriteError { path, offset: 0, source }),
         }
@@ -73,7 +55,7 @@ impl Output {
 
     /// Bytes written so far.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        self.file.bytes()
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
@@ -81,26 +63,23 @@ impl Output {
     }
 
     pub(super) fn failed(&self, source: io::Error) -> WriteError {
-        WriteError { path: self.path.clone(), offset: self.bytes, source }
+        WriteError { path: self.path.clone(), offset: self.bytes(), source }
     }
 
     /// Makes the file durable.
-    pub(super) fn finish(mut self) -> Result<FileSum, WriteError> {
-        if let Err(source) = self.file.flush().and_then(|()| self.file.get_ref().sync_all()) {
-            return Err(self.failed(source));
+    pub(super) fn finish(self) -> Result<FileSum, WriteError> {
+        let (path, offset) = (self.path, self.file.bytes());
+        let (mut file, sum) = self.file.finish(self.name);
+        match file.flush().and_then(|()| file.get_ref().sync_all()) {
+            Ok(()) => Ok(sum),
+            Err(source) => Err(WriteError { path, offset, source }),
         }
-        let digests =
-            self.hashers.into_iter().map(|(one, hasher)| (one, hasher.finish())).collect();
-        Ok(FileSum { name: self.name, bytes: self.bytes, digests })
     }
 }
 
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.hashers.iter_mut().for_each(|(_, hasher)| hasher.update(&bytes[..written]));
-        self.bytes += written as u64;
-        Ok(written)
+        self.file.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

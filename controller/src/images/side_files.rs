@@ -54,23 +54,15 @@ pub(super) fn read(piece: &Piece) -> Result<Vec<u8>, SideFileError> {
     Ok(content)
 }
 
-/// Whether Clonezilla writes a file only after it has listed the checksums of all.
-pub(super) fn is_unlisted(name: &str) -> bool {
-    name == "clonezilla-img" || name.starts_with("Info-")
-}
-
 /// Writes a file of checksums for each algorithm, of what Clonezilla would list itself.
 pub(super) fn write_sums(
     dir: &Path,
-    mut sums: Vec<FileSum>,
+    sums: &[FileSum],
     algorithms: &[Algorithm],
 ) -> Result<(), WriteError> {
-    sums.retain(|sum| !is_unlisted(&sum.name));
-    sums.sort_by(|a, b| a.name.cmp(&b.name));
     for algorithm in algorithms {
-        let text: String = sums.iter().filter_map(|sum| sum.line(*algorithm)).collect();
         let mut output = Output::create(dir, algorithm.file_name(), &[])?;
-        output.write(text.as_bytes())?;
+        output.write(FileSum::list(sums, *algorithm).as_bytes())?;
         output.finish()?;
     }
     Ok(())

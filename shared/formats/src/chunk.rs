@@ -1,23 +1,31 @@
 //! Chunks: the used blocks of one aligned range of a partition, compressed alone.
 //!
 //! ```text
-//! partclone Reader ──Chunks──┐
-//! bytes of a dd ──RawChunks──┴> PlainChunk ──Sealer──> one zstd frame + its manifest entry
-//!                                                      frame ──Opener──> the used blocks again
+//! partclone Reader ──Chunks──────┐
+//! disk, UsedMap ──DiskChunks─────┤
+//! bytes of a dd ──RawChunks──────┴> PlainChunk ──Sealer──> one zstd frame + its manifest entry
+//!                                                          frame ──Opener──> the used blocks again
 //! ```
 //!
 //! A frame carries its content size and zstd's own checksum, so that `zstd -d` over all frames of a
 //! file verifies them too. Where frames lie and how they travel is not this module's business.
 
+mod disk;
+mod ranges;
 mod raw;
+mod seal;
 
+pub use disk::{DiskChunks, UnreadableRange};
+pub use ranges::CutError;
 pub use raw::{RAW_BLOCK_BYTES, RawChunks};
+pub use seal::{sealer, write_head_frame};
 
 use crate::partclone::{ReadError, Reader};
 use metalcast_shared::{
     hash::Hash,
     manifest::{CHUNK_BYTES, Chunk, MAX_BLOCK_BYTES, MAX_FRAME_BYTES, Partition, Run},
 };
+use ranges::Ranges;
 use std::io::{self, Read};
 use zstd::zstd_safe::CParameter;
 
@@ -39,9 +47,7 @@ pub struct PlainChunk {
 /// Cuts a partclone image into chunks, in ascending order; ranges without used blocks are left out.
 pub struct Chunks<R> {
     reader: Reader<R>,
-    chunk_blocks: u32,
-    next: u64,
-    ranges: u64,
+    ranges: Ranges,
 }
 
 /// A chunk ready to be stored.
@@ -112,17 +118,11 @@ impl<R: Read> Chunks<R> {
     /// Starts with the first range. Refused are blocks smaller than [`MIN_BLOCK_BYTES`] and more
     /// ranges than a manifest can number.
     pub fn new(reader: Reader<R>) -> Result<Self, ReadError> {
-        let header = reader.header();
-        let unsupported = |what: String| ReadError::Unsupported { offset: 0, what };
-        if header.block_bytes < MIN_BLOCK_BYTES {
-            return Err(unsupported(format!("a block size of {} bytes", header.block_bytes)));
+        let (block_bytes, blocks) = (reader.header().block_bytes, reader.header().total_blocks);
+        match Ranges::new(block_bytes, blocks) {
+            Ok(ranges) => Ok(Self { reader, ranges }),
+            Err(error) => Err(ReadError::Unsupported { offset: 0, what: error.to_string() }),
         }
-        let chunk_blocks = Partition::chunk_blocks_for(header.block_bytes);
-        let ranges = header.total_blocks.div_ceil(u64::from(chunk_blocks));
-        if ranges > u64::from(u32::MAX) {
-            return Err(unsupported(format!("an image of {ranges} chunks")));
-        }
-        Ok(Self { reader, chunk_blocks, next: 0, ranges })
     }
 
     /// The image being cut.
@@ -132,29 +132,20 @@ impl<R: Read> Chunks<R> {
 
     /// Blocks in a range.
     pub fn chunk_blocks(&self) -> u32 {
-        self.chunk_blocks
+        self.ranges.chunk_blocks
     }
 
     /// The next range that has used blocks. Memory: its used blocks, at most 1 MiB or one block.
     pub fn next_chunk(&mut self) -> Result<Option<PlainChunk>, ReadError> {
-        while self.next < self.ranges {
-            let index = self.next;
-            self.next += 1;
-            let first = index * u64::from(self.chunk_blocks);
-            let runs = self.reader.bitmap().runs(first, self.chunk_blocks);
-            if runs.is_empty() {
-                continue;
-            }
-            let blocks = runs.iter().map(|run| run.count).sum();
-            let mut data = Vec::new();
-            if blocks as usize * self.reader.header().block_bytes as usize <= CHUNK_BYTES as usize {
-                data.reserve_exact(blocks as usize * self.reader.header().block_bytes as usize);
-            }
-            self.reader.read_blocks(blocks, &mut data)?;
-            let index = u32::try_from(index).expect("ranges were counted at the start");
-            return Ok(Some(PlainChunk { index, runs, data }));
+        let Some((index, runs)) = self.ranges.next(self.reader.bitmap()) else { return Ok(None) };
+        let blocks = runs.iter().map(|run| run.count).sum();
+        let mut data = Vec::new();
+        let bytes = blocks as usize * self.reader.header().block_bytes as usize;
+        if bytes <= CHUNK_BYTES as usize {
+            data.reserve_exact(bytes);
         }
-        Ok(None)
+        self.reader.read_blocks(blocks, &mut data)?;
+        Ok(Some(PlainChunk { index, runs, data }))
     }
 
     /// After the last chunk: verifies that the image ends here.

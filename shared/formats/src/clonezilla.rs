@@ -12,10 +12,12 @@
 mod files;
 mod gdisk;
 mod name;
+mod save;
 mod sums;
 mod table;
 
 pub use name::piece_suffix;
+pub use save::{DiskFacts, DiskTable, PartitionFacts};
 pub use table::{SavedTable, TableKind};
 
 use crate::stream::{self, Compression, Opened, Piece, Start, StreamError};

@@ -1,13 +1,17 @@
 //! Under construction.
 
+mod bytes;
 pub mod chunk;
 pub mod clonezilla;
 pub mod ext;
+pub mod gpt;
 pub mod grub;
 pub mod grubenv;
 pub mod layout;
 pub mod mbr;
 pub mod partclone;
+pub mod pipeline;
 pub mod probe;
 pub mod stream;
 pub mod swap;
+pub mod used;

@@ -15,11 +15,13 @@ mod lzo1x;
 mod lzop;
 mod pieces;
 mod read;
+mod summed;
 mod xz;
 
 pub use digest::{Algorithm, Expected, Hasher, Mismatch};
 pub use pieces::{Piece, PieceError, Place, Progress};
 pub(crate) use read::{array, read_whole};
+pub use summed::{FileSum, Summed, is_unlisted};
 
 use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;

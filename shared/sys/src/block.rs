@@ -50,6 +50,9 @@ struct BlkpgPartition {
 pub enum OpenMode {
     /// Reading, beside whoever uses it.
     Read,
+    /// Reading, and nobody else may hold it exclusively (`O_EXCL`, see open(2)). Fails with `EBUSY`
+    /// otherwise.
+    ExclusiveRead,
     /// Reading and writing, and nobody else may hold it exclusively: no mount, no swap, no other
     /// agent (`O_EXCL`, see open(2)). Fails with `EBUSY` otherwise.
     ExclusiveWrite,
@@ -81,8 +84,14 @@ impl BlockDevice {
         let open = || -> io::Result<File> {
             let mut options = OpenOptions::new();
             options.read(true);
-            if access == OpenMode::ExclusiveWrite {
-                options.write(true).custom_flags(libc::O_EXCL);
+            match access {
+                OpenMode::Read => {}
+                OpenMode::ExclusiveRead => {
+                    options.custom_flags(libc::O_EXCL);
+                }
+                OpenMode::ExclusiveWrite => {
+                    options.write(true).custom_flags(libc::O_EXCL);
+                }
             }
             let file = options.open(path)?;
             if !file.metadata()?.file_type().is_block_device() {
@@ -92,7 +101,7 @@ impl BlockDevice {
         };
         let file = open().map_err(during(|| match access {
             OpenMode::Read => format!("opening block device {}", path.display()),
-            OpenMode::ExclusiveWrite => {
+            OpenMode::ExclusiveRead | OpenMode::ExclusiveWrite => {
                 format!("opening block device {} for exclusive use", path.display())
             }
         }))?;
@@ -351,8 +360,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mounted =
             Mount::new(device.path(), dir.path(), "ext4", MsFlags::MS_RDONLY, None).unwrap();
-        let error = BlockDevice::open(device.path(), OpenMode::ExclusiveWrite).unwrap_err();
-        assert_eq!(error.errno(), Some(libc::EBUSY));
+        for mode in [OpenMode::ExclusiveWrite, OpenMode::ExclusiveRead] {
+            let error = BlockDevice::open(device.path(), mode).unwrap_err();
+            assert_eq!(error.errno(), Some(libc::EBUSY));
+        }
         BlockDevice::open(device.path(), OpenMode::Read).unwrap();
         mounted.close().unwrap();
         BlockDevice::open(device.path(), OpenMode::ExclusiveWrite).unwrap();

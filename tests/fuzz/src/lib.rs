@@ -3,6 +3,8 @@
 //! A target must return whatever the bytes are. It fails by a panic, by memory (the fuzzer's limit) or by time. The
 //! programs in `targets` run them under libFuzzer; `tests/tests/corpus.rs` runs them on what was found before.
 
+mod sparse;
+
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use metalcast_formats::partclone::ntfsclone;
 use metalcast_formats::stream::{self, Compression, Found};
-use metalcast_formats::{chunk, ext, grubenv, mbr, partclone, probe};
+use metalcast_formats::{chunk, ext, gpt, grubenv, mbr, partclone, probe, used as used_blocks};
 use metalcast_netboot::dhcp::boot::BootSettings;
 use metalcast_netboot::dhcp::lease::LeaseTable;
 use metalcast_netboot::dhcp::{client, proxy, server};
@@ -27,11 +29,12 @@ use metalcast_shared::{to_agent, to_controller};
 pub type Target = fn(&[u8]);
 
 /// All targets by the name of their program and corpus.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
     ("dhcp", dhcp),
     ("tftp", tftp),
     ("partclone", partclone),
     ("tables", tables),
+    ("used", used),
     ("sidecar", sidecar),
     ("messages", messages),
     ("stream", stream),
@@ -176,10 +179,25 @@ pub fn tables(bytes: &[u8]) {
             let _ = table.partuuid(entry.number);
         }
     }
+    if let Ok(table) = gpt::read(&mut Cursor::new(bytes), sectors, 512) {
+        assert!(table.entries.iter().all(|entry| entry.start_lba + entry.sectors <= sectors));
+    }
     let _ = probe::probe(&mut Cursor::new(bytes), 0, bytes.len() as u64);
     let _ = ext::Superblock::parse(bytes);
     if let Ok(environment) = grubenv::GrubEnv::parse(bytes) {
         let _ = environment.variables();
+    }
+}
+
+/// The used blocks of a filesystem, on a disk of which only some sectors are there.
+pub fn used(bytes: &[u8]) {
+    let Some(mut disk) = sparse::Sparse::decode(bytes) else { return };
+    let bytes = disk.len();
+    if let Ok(mut map) = used_blocks::read(&mut disk, bytes) {
+        assert!(map.used.blocks() * u64::from(map.block_bytes) <= bytes, "within its partition");
+        assert!(map.used.count_used() <= map.used.blocks());
+        map.take_every_block();
+        assert_eq!(map.used.count_used(), map.used.blocks());
     }
 }
 

@@ -10,9 +10,9 @@ use crate::images::{
     pipeline,
 };
 use metalcast_formats::{
-    chunk::{Chunks, PlainChunk, RAW_BLOCK_BYTES, RawChunks, Sealed, Sealer},
+    chunk::{Chunks, PlainChunk, RAW_BLOCK_BYTES, RawChunks, Sealed, sealer, write_head_frame},
     clonezilla::{Form, PartitionImage},
-    partclone::{HeadFacts, ReadError, Reader, head_bytes, ntfsclone::NtfsClone, write_head},
+    partclone::{HeadFacts, ReadError, Reader, ntfsclone::NtfsClone},
     stream::{Opened, Progress},
 };
 use metalcast_shared::manifest::Partition;
@@ -21,9 +21,6 @@ use std::{
     io::{self, Read},
     path::Path,
 };
-
-/// zstd's own default: the best of its fast levels, and as fast to decompress as any.
-const LEVEL: i32 = 3;
 
 /// Called with the file being read and the bytes read of all files of the partition.
 pub(super) type Report<'r> = &'r dyn Fn(String, u64);
@@ -170,15 +167,6 @@ impl Source<'_> {
     }
 }
 
-/// One that seals chunks; its memory is kept from one to the next.
-fn sealer() -> impl FnMut(PlainChunk) -> io::Result<Sealed> {
-    let mut sealer = Sealer::new(LEVEL);
-    move |plain| match &mut sealer {
-        Ok(sealer) => sealer.seal(plain),
-        Err(error) => Err(io::Error::other(error.to_string())),
-    }
-}
-
 /// A stream that says how far it is.
 struct Reported<'r, R> {
     stream: R,
@@ -222,15 +210,8 @@ impl<'w> Writer<'w> {
             device_bytes: header.device_bytes,
             block_bytes: header.block_bytes,
         };
-        let bitmap = reader.bitmap();
-        let mut write = || {
-            let mut frame = zstd::stream::write::Encoder::new(&mut self.output, LEVEL)?;
-            frame.include_checksum(true)?;
-            frame.set_pledged_src_size(Some(head_bytes(bitmap)))?;
-            write_head(&mut frame, &facts, bitmap)?;
-            frame.finish().map(drop)
-        };
-        write().map_err(|source| self.output.failed(source))?;
+        write_head_frame(&mut self.output, &facts, reader.bitmap())
+            .map_err(|source| self.output.failed(source))?;
         u32::try_from(self.output.bytes())
             .map_err(|_| ImportError::TooLarge("its bitmap does not fit into a frame".into()))
     }

@@ -5,6 +5,7 @@ use super::{
     bitmap::MAX_BLOCKS,
     checksum::{self, ChecksumKind, Checksums},
 };
+use crate::bytes::{le_u16, le_u32, le_u64};
 use metalcast_shared::manifest::MAX_BLOCK_BYTES;
 
 /// Length of a v2 header in bytes.
@@ -63,18 +64,6 @@ pub struct Header {
     pub bitmap_mode: BitmapMode,
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([bytes[at], bytes[at + 1]])
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from(u16_at(bytes, at)) | u32::from(u16_at(bytes, at + 2)) << 16
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
-}
-
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
@@ -106,12 +95,12 @@ pub(super) fn version(prefix: &[u8; PREFIX_BYTES]) -> Result<Version, ReadError>
 impl Header {
     /// Reads a v2 header, whose CRC must match.
     pub(super) fn parse_v2(bytes: &[u8; V2_BYTES]) -> Result<Self, ReadError> {
-        if u16_at(bytes, 34) != ENDIAN {
+        if le_u16(bytes, 34) != ENDIAN {
             return Err(unsupported(34, "an image of a big-endian machine"));
         }
         let computed = checksum::crc(&bytes[..CRC_AT]).to_le_bytes();
         checksum::compare(&bytes[CRC_AT..], &computed, CRC_AT as u64, Section::HeaderEnd)?;
-        if u32_at(bytes, 88) != FEATURE_BYTES || u16_at(bytes, 92) != 2 {
+        if le_u32(bytes, 88) != FEATURE_BYTES || le_u16(bytes, 92) != 2 {
             return Err(unsupported(88, "this size or version of the image options"));
         }
         let bitmap_mode = match bytes[105] {
@@ -124,10 +113,10 @@ impl Header {
             version: Version::V2,
             writer: text(&bytes[16..30]),
             filesystem: text(&bytes[36..52]),
-            device_bytes: u64_at(bytes, 52),
-            total_blocks: u64_at(bytes, 60),
-            declared_used_blocks: u64_at(bytes, 76),
-            block_bytes: u32_at(bytes, 84),
+            device_bytes: le_u64(bytes, 52),
+            total_blocks: le_u64(bytes, 60),
+            declared_used_blocks: le_u64(bytes, 76),
+            block_bytes: le_u32(bytes, 84),
             checksums: v2_checksums(bytes)?,
             bitmap_mode,
         }
@@ -140,10 +129,10 @@ impl Header {
             version: Version::V1,
             writer: String::new(),
             filesystem: text(&bytes[15..30]),
-            block_bytes: u32_at(bytes, 36),
-            device_bytes: u64_at(bytes, 40),
-            total_blocks: u64_at(bytes, 48),
-            declared_used_blocks: u64_at(bytes, 56),
+            block_bytes: le_u32(bytes, 36),
+            device_bytes: le_u64(bytes, 40),
+            total_blocks: le_u64(bytes, 48),
+            declared_used_blocks: le_u64(bytes, 56),
             checksums: Checksums::FirstByte,
             bitmap_mode: BitmapMode::Byte,
         }
@@ -173,18 +162,18 @@ impl Header {
 /// The checksum options at bytes 96 .. 105. The values are those in real images; partclone's own
 /// description of the format names others.
 fn v2_checksums(bytes: &[u8; V2_BYTES]) -> Result<Checksums, ReadError> {
-    let (kind, bytes_each) = match u16_at(bytes, 96) {
+    let (kind, bytes_each) = match le_u16(bytes, 96) {
         0x00 => (None, 0),
         0x20 => (Some(ChecksumKind::Crc32), 4),
         0x30 => (Some(ChecksumKind::Xxh64), 8),
         0x31 => (Some(ChecksumKind::Xxh128), 16),
         other => return Err(unsupported(96, format!("checksum mode {other:#04x}"))),
     };
-    if u16_at(bytes, 98) != bytes_each {
+    if le_u16(bytes, 98) != bytes_each {
         return Err(invalid(98, "the checksums' size does not fit their kind"));
     }
     let Some(kind) = kind else { return Ok(Checksums::None) };
-    let blocks = u32_at(bytes, 100);
+    let blocks = le_u32(bytes, 100);
     if blocks == 0 {
         return Err(invalid(100, "checksums over groups of no blocks"));
     }
