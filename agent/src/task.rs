@@ -7,6 +7,8 @@
 //!   -> first MiB, boot code blank -> adapt the system -> loaders -> slot's boot sector -> mark gone
 //! ```
 //!
+//! A whole disk is made by [`deploy_disk`], with the same steps where they are the same.
+//!
 //! Everything here is blocking; the network is behind [`ChunkSource`]. One file per step; [`by_hand`]
 //! takes single ones.
 
@@ -24,6 +26,7 @@ mod format;
 mod partition;
 mod plan;
 mod pump;
+mod restore;
 mod source;
 mod swap;
 #[cfg(test)]
@@ -31,18 +34,27 @@ pub(crate) mod tests;
 mod tools;
 mod transfer;
 mod verify;
+mod whole_disk;
 
 pub use context::{Cancel, Context, FetchBundle, Machine, Report, StepLog};
 pub use plan::SlotAddress;
-pub use source::{ChunkSource, Closed, Delivery, Loss, Request, Sink, Wanted};
+pub use source::{ChunkSource, Closed, Delivery, DiskSource, Loss, Request, Sink, Wanted};
+pub use whole_disk::deploy_disk;
 
-use crate::{disk::MIB, memory};
+use crate::{
+    disk::{Device, MIB},
+    memory,
+};
 use metalcast_shared::{
     event::{Step, TaskEvent},
     to_agent::{Deploy, SelectSlot},
 };
 use plan::Image;
+use restore::Restore;
 use std::time::Instant;
+
+/// A step with partitions of an image on their way to this disk.
+type RestoreStep = fn(&[Restore<'_>], &Device<'_>, &StepLog<'_>) -> anyhow::Result<()>;
 
 /// The task ended early; why was reported as its last event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,9 +73,13 @@ pub fn deploy(
     step(context, Step::Partition, |log| partition::run(&target, log))?;
     step(context, Step::Format, |log| format::run(&target, log))?;
     step(context, Step::Clear, |log| clear::run(&image.record(), &target, log))?;
-    step(context, Step::Transfer, |log| transfer::run(&image, &target, source, log))?;
-    step(context, Step::Verify, |log| verify::run(&image, &target, source, log))?;
-    step(context, Step::FirstBlocks, |log| first_blocks::run(&image, &target, source, log))?;
+    let restore = |log: &StepLog<'_>, run: RestoreStep| {
+        let device = target.open(log)?;
+        run(&image.restores(&target, &device, source)?, &device, log)
+    };
+    step(context, Step::Transfer, |log| restore(log, transfer::run))?;
+    step(context, Step::Verify, |log| restore(log, verify::run))?;
+    step(context, Step::FirstBlocks, |log| restore(log, first_blocks::run))?;
     let reports = step(context, Step::FixUp, |log| fix_up::run(&image.system(), &target, log))?;
     step(context, Step::BootCode, |log| boot_code::run(image.family, &target, log))?;
     step(context, Step::Activate, |log| {

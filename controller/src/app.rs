@@ -5,8 +5,9 @@ use crate::{
     api::{self, Api, view::days_left},
     backup,
     boot::Boot,
+    causes::with_causes,
     config::Config,
-    images::{self, Images},
+    images::{self, DiskImage, Images},
     pki::Pki,
     service::{Catalog, Parts, Service},
     store::Store,
@@ -40,6 +41,15 @@ impl Catalog for Images {
         match Images::manifest(self, revision) {
             Ok(manifest) => Ok(Some(manifest)),
             Err(images::StoreError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn whole_disk(&self, revision: &Revision) -> anyhow::Result<Result<DiskImage, String>> {
+        match Images::whole_disk(self, revision) {
+            Ok(image) => Ok(Ok(image)),
+            Err(images::WholeDiskError::Image(error)) => Ok(Err(with_causes(&error))),
+            Err(error @ images::WholeDiskError::Gap { .. }) => Ok(Err(error.to_string())),
             Err(error) => Err(error.into()),
         }
     }

@@ -23,12 +23,14 @@ mod pipeline;
 mod sequential;
 mod side_files;
 mod space;
+mod whole_disk;
 
 pub use check::CheckReport;
 pub use diff::{Diff, Extent, PartitionDiff};
 pub use error::{ExportError, ImportError, SideFileError, StoreError};
 pub use export::{ExportOptions, ExportReport, Packing};
 pub use output::WriteError;
+pub use whole_disk::{DiskImage, WholeDiskError};
 
 use crate::causes::with_causes;
 use layout::Layout;

@@ -5,6 +5,7 @@
 //! connection of a node ─┬─ Session ── messages both ways, one per connection
 //!                       ├─ Page ───── one page of a manifest
 //!                       ├─ Chunks ─── up to 64 frames, read ahead by two
+//!                       ├─ SideFile ─ a small file beside an image
 //!                       └─ Bundle ─── tools that belong to the RAM image
 //! ```
 //!
@@ -19,6 +20,7 @@ mod close;
 mod connection;
 mod enrol;
 mod session;
+mod side_files;
 mod wire;
 
 pub use chunks::Library;

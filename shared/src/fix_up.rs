@@ -28,6 +28,9 @@ pub struct Adaptation {
     pub kernel_args: Vec<KernelArg>,
 }
 
+/// Filesystems, by partclone's names, on which systems are adapted.
+pub const ADAPTED_FILESYSTEMS: [&str; 6] = ["ext2", "ext3", "ext4", "extfs", "btrfs", "xfs"];
+
 /// Steps of the adaptation, in the order in which they are taken. That the system reports is no step
 /// here: `--report none` leaves it out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

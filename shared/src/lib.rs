@@ -20,3 +20,4 @@ pub mod to_agent;
 pub mod to_controller;
 pub mod transfer;
 pub mod version;
+pub mod whole_disk;

@@ -9,6 +9,7 @@ use crate::{
     id::{Mac, NodeId, Revision, TaskId},
     layout::Layout,
     manifest::SignedManifest,
+    whole_disk::{TableId, WholeDisk},
 };
 use serde::{Deserialize, Serialize};
 
@@ -92,6 +93,8 @@ pub enum Work {
     Deploy(Box<Deploy>),
     /// Make another slot the one that starts.
     SelectSlot(SelectSlot),
+    /// Make a whole disk that of an image.
+    DeployDisk(Box<DeployDisk>),
 }
 
 /// Put one partition of an image into a slot.
@@ -113,6 +116,36 @@ pub struct Deploy {
     pub overwrite: Overwrite,
     /// How the system is adapted.
     pub fix_up: FixUp,
+}
+
+/// Make a whole disk that of an image: table, boot code and all partitions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeployDisk {
+    /// The revision.
+    pub image: Revision,
+    /// Its signed root.
+    pub manifest: SignedManifest,
+    /// Which of its partitions goes where.
+    pub partitions: Vec<Placed>,
+    /// The disk.
+    pub disk: DiskSelector,
+    /// What the disk becomes.
+    pub whole: WholeDisk,
+    /// What may be lost: [`Overwrite::WholeDisk`], or only what is not there or `own`.
+    pub overwrite: Overwrite,
+    /// A disk with this table is one that Metalcast deployed as a whole, and may be replaced.
+    pub own: Option<TableId>,
+    /// How the Linux systems on it are adapted, if there are any.
+    pub fix_up: FixUp,
+}
+
+/// A partition of an image and its place on the disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// Number in the table.
+    pub number: u16,
+    /// Its name in the manifest.
+    pub partition: String,
 }
 
 /// What a deploy may destroy: each permission includes those before it. An agent never goes beyond
@@ -184,7 +217,7 @@ pub enum ChunkHeader {
     },
 }
 
-/// Answer to a request for a bundle of tools.
+/// Answer to a request for a bundle of tools, or a small file beside an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BundleReply {
     /// This many bytes of its file follow.
@@ -216,6 +249,16 @@ impl Work {
                 Step::Activate,
             ],
             Self::SelectSlot(_) => &[Step::CheckDisk, Step::Activate],
+            Self::DeployDisk(_) => &[
+                Step::CheckDisk,
+                Step::Partition,
+                Step::Format,
+                Step::Transfer,
+                Step::Verify,
+                Step::FirstBlocks,
+                Step::FixUp,
+                Step::BootCode,
+            ],
         }
     }
 }

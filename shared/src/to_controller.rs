@@ -46,6 +46,13 @@ pub enum Open {
         /// The hash of its file.
         hash: Hash,
     },
+    /// Ask for a small file beside an image; the answer is a [`crate::to_agent::BundleReply`].
+    SideFile {
+        /// Of which revision.
+        revision: Revision,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// A request for a certificate.

@@ -15,10 +15,11 @@ use metalcast_shared::{
     layout::Layout,
     manifest::{Chunk, Manifest, Page, PageRef, Partition, Run, SignedManifest},
     to_agent::{
-        BundleReply, ChunkHeader, Deploy, EnrolReply, FixUp, Overwrite, PageReply, SelectSlot,
-        Standing, Task, ToAgent, Work,
+        BundleReply, ChunkHeader, Deploy, DeployDisk, EnrolReply, FixUp, Overwrite, PageReply,
+        Placed, SelectSlot, Standing, Task, ToAgent, Work,
     },
     to_controller::{Enrol, Hello, LogLevel, Open, Phase, ToController},
+    whole_disk::{BootCode, DiskTable, GptPartition, MbrPartition, SideFile, Swap, WholeDisk},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{fmt::Debug, fmt::Write, path::Path};
@@ -113,6 +114,52 @@ fn deploy() -> Deploy {
     }
 }
 
+fn deploy_disk(table: DiskTable) -> DeployDisk {
+    let Deploy { image, manifest, disk, fix_up, .. } = deploy();
+    let boot = BootCode {
+        mbr: vec![1, 2],
+        extended: vec![3],
+        gap: Some(SideFile { name: "gap".into(), bytes: 300, hash: Hash([7; 32]) }),
+    };
+    let swaps = vec![Swap { number: 5, uuid: Some(Uuid::from_u128(9)), label: "swap".into() }];
+    DeployDisk {
+        image,
+        manifest,
+        partitions: vec![Placed { number: 1, partition: "sda1".into() }],
+        disk,
+        own: Some(table.id()),
+        whole: WholeDisk { sector_bytes: 512, table, swaps, boot },
+        overwrite: Overwrite::WholeDisk,
+        fix_up,
+    }
+}
+
+fn mbr() -> DiskTable {
+    let partition = MbrPartition {
+        number: 5,
+        kind: 0x83,
+        start_lba: 4096,
+        sectors: 2048,
+        bootable: true,
+        ebr_lba: Some(2048),
+    };
+    DiskTable::Mbr { signature: 0x1234_5678, partitions: vec![partition] }
+}
+
+fn gpt() -> DiskTable {
+    let partition = GptPartition {
+        number: 1,
+        kind: Uuid::from_u128(1),
+        guid: Uuid::from_u128(2),
+        start_lba: 2048,
+        sectors: 4096,
+        attributes: 1 << 60,
+        name: "EFI".into(),
+    };
+    let (guid, first_lba, slots) = (Uuid::from_u128(3), 34, 128);
+    DiskTable::Gpt { guid, first_lba, slots, partitions: vec![partition] }
+}
+
 fn manifest() -> Manifest {
     Manifest {
         version: 1,
@@ -182,6 +229,7 @@ fn to_controller(book: &mut Book) {
     let chunks = Open::Chunks { revision: revision(), partition: partition(), page: 0, positions };
     book.add("open.chunks", &chunks);
     book.add("open.bundle", &Open::Bundle { hash: Hash([7; 32]) });
+    book.add("open.side-file", &Open::SideFile { revision: revision(), name: "gap".into() });
     book.add("inventory", &ToController::Inventory(Box::new(inventory())));
     book.add("heartbeat", &ToController::Heartbeat { uptime_seconds: 9, resident_bytes: 1 << 25 });
     let step = Step::Transfer;
@@ -216,6 +264,11 @@ fn to_agent(book: &mut Book) {
     let select = SelectSlot { disk: selector(), layout: layout(), slot: 6 };
     let work = Work::SelectSlot(select);
     book.add("task.select-slot", &ToAgent::Task(Box::new(Task { id: task(), work })));
+    for (name, table) in [("mbr", mbr()), ("gpt", gpt())] {
+        let work = Work::DeployDisk(Box::new(deploy_disk(table)));
+        let task = ToAgent::Task(Box::new(Task { id: task(), work }));
+        book.add(&format!("task.deploy-disk.{name}"), &task);
+    }
     book.add("ack", &ToAgent::Ack { task: task(), number: 300 });
     book.add("cancel", &ToAgent::Cancel { task: task(), reason: "r".into() });
     book.add("reboot", &ToAgent::Reboot { reason: "r".into() });
@@ -241,7 +294,7 @@ fn messages_have_the_bytes_of_their_version() {
     to_controller(&mut book);
     to_agent(&mut book);
     stored(&mut book);
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2.txt");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v3.txt");
     if std::env::var_os("METALCAST_BLESS").is_some() {
         std::fs::write(&file, &book.0).unwrap();
     }

@@ -1,7 +1,7 @@
 //! Pages, chunks and bundles of tools over the connection that there is, or the next one.
 
 use super::wire;
-use crate::task::{Cancel, ChunkSource, Closed, Delivery, Loss, Request, Sink, Wanted};
+use crate::task::{Cancel, ChunkSource, Closed, Delivery, DiskSource, Loss, Request, Sink, Wanted};
 use anyhow::{Context, bail, ensure};
 use metalcast_initramfs::bundle::Bundle;
 use metalcast_shared::{
@@ -12,6 +12,7 @@ use metalcast_shared::{
     to_agent::{BundleReply, ChunkHeader, PageReply},
     to_controller::Open,
     transfer::MAX_ATTEMPTS,
+    whole_disk::{MAX_GAP_BYTES, SideFile},
 };
 use quinn::{Connection, RecvStream};
 use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
@@ -34,6 +35,29 @@ const PAGE_REPLY_BYTES: usize = MAX_PAGE_BYTES + 64;
 pub(super) struct Line {
     links: watch::Receiver<Option<Connection>>,
     cancel: Arc<Cancel>,
+}
+
+/// All of one revision, from the controller.
+pub(super) struct QuicDisk {
+    pub(super) line: Line,
+    pub(super) runtime: Handle,
+    pub(super) revision: Revision,
+}
+
+impl DiskSource for QuicDisk {
+    fn partition(&self, name: &str) -> Box<dyn ChunkSource + '_> {
+        let part = (self.revision.clone(), name.to_owned());
+        Box::new(QuicSource::new(self.line.clone(), self.runtime.clone(), part))
+    }
+
+    fn side_file(&self, file: &SideFile) -> anyhow::Result<Vec<u8>> {
+        ensure!(file.bytes <= MAX_GAP_BYTES, "{} bytes are too many", file.bytes);
+        let mismatch = "it is not what the order names";
+        let wanted = WantedFile { bytes: file.bytes, hash: file.hash, mismatch };
+        let (revision, name) = (self.revision.clone(), file.name.clone());
+        let open = Open::SideFile { revision, name };
+        self.runtime.block_on(self.line.file(&file.name, &open, wanted))
+    }
 }
 
 /// One partition of one revision, from the controller.
@@ -156,10 +180,16 @@ impl Line {
         Self { links, cancel }
     }
 
-    /// A bundle of tools.
+    /// A bundle of tools. The table in the RAM image is what bounds the memory taken for it.
     pub(super) async fn bundle(&self, bundle: &Bundle) -> anyhow::Result<Vec<u8>> {
-        let ask = |connection| ask_bundle(connection, bundle);
-        self.insist(&format!("tools {}", bundle.name), ask).await
+        let mismatch = "it is not what was built with this RAM image";
+        let wanted = WantedFile { bytes: bundle.packed_bytes, hash: bundle.hash, mismatch };
+        let open = Open::Bundle { hash: bundle.hash };
+        self.file(&format!("tools {}", bundle.name), &open, wanted).await
+    }
+
+    async fn file(&self, what: &str, open: &Open, wanted: WantedFile) -> anyhow::Result<Vec<u8>> {
+        self.insist(what, |connection| ask_file(connection, open.clone(), wanted)).await
     }
 
     /// Asks over the connection that there is, or the next one, until the answer is what was asked for.
@@ -219,22 +249,31 @@ impl Line {
     }
 }
 
-async fn ask_bundle(
+/// A file that is asked for.
+#[derive(Clone, Copy)]
+struct WantedFile {
+    bytes: u32,
+    hash: Hash,
+    /// What is said of another one.
+    mismatch: &'static str,
+}
+
+async fn ask_file(
     connection: Connection,
-    bundle: &Bundle,
+    what: Open,
+    wanted: WantedFile,
 ) -> anyhow::Result<Result<Vec<u8>, String>> {
-    let mut stream = open(&connection, Open::Bundle { hash: bundle.hash }).await?;
+    let mut stream = open(&connection, what).await?;
     let bytes = match limited(wire::receive(&mut stream, MAX_MESSAGE_BYTES)).await? {
         BundleReply::Unavailable { reason } => return Ok(Err(reason)),
         BundleReply::File { bytes } => bytes,
     };
-    // The table in the RAM image is what bounds the memory taken for it.
-    let expected = bundle.packed_bytes;
+    let expected = wanted.bytes;
     ensure!(bytes == expected, "it has {bytes} bytes instead of {expected}");
     let mut file = vec![0; bytes as usize];
     let received = stream.read_exact(&mut file);
-    limited(async { received.await.context("receiving tools") }).await?;
-    ensure!(Hash::of(&file) == bundle.hash, "it is not what was built with this RAM image");
+    limited(async { received.await.context("receiving a file") }).await?;
+    ensure!(Hash::of(&file) == wanted.hash, "{}", wanted.mismatch);
     Ok(Ok(file))
 }
 

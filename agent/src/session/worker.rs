@@ -3,7 +3,7 @@
 
 use super::{
     connect::Identity,
-    fetch::{Line, QuicSource},
+    fetch::{Line, QuicDisk, QuicSource},
     outbox::Outbox,
 };
 use crate::{
@@ -194,6 +194,11 @@ impl Run {
                 task::deploy(deploy, &self.identity.manifest_key, &source, &context)
             }
             Work::SelectSlot(select) => task::select_slot(select, &context),
+            Work::DeployDisk(order) => {
+                let (runtime, revision) = (self.runtime.clone(), order.image.clone());
+                let source = QuicDisk { line: line.clone(), runtime, revision };
+                task::deploy_disk(order, &self.identity.manifest_key, &source, &context)
+            }
         };
     }
 }

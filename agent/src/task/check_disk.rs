@@ -3,11 +3,13 @@
 
 mod standing;
 
+pub(super) use standing::has_only_an_empty_table;
+
 use super::{
     StepLog, driver,
     plan::{BootState, Image, SlotAddress, TableState, Target, window},
 };
-use crate::disk::BOOT_DRIVER;
+use crate::disk::{BOOT_DRIVER, Device};
 use anyhow::{Context, bail, ensure};
 use metalcast_formats::{
     grub::{self, SlotBoot},
@@ -15,7 +17,7 @@ use metalcast_formats::{
     probe::Contents,
 };
 use metalcast_shared::{
-    disk::Disk,
+    disk::{Disk, DiskSelector},
     to_agent::{Overwrite, SelectSlot},
 };
 use std::path::PathBuf;
@@ -137,20 +139,9 @@ struct Located {
 
 fn locate(address: SlotAddress<'_>, log: &StepLog<'_>) -> anyhow::Result<Located> {
     let SlotAddress { disk: selector, layout, slot } = address;
-    let machine = log.machine();
-    let disks = (machine.disks)().context("looking at the disks")?;
-    let disk = selector.select(&disks)?.clone();
-    log.note(disk.to_string());
-    // The name comes from sysfs; it is one component of a path there.
-    let path = machine.dev.join(&disk.name);
-    let device = machine.open(&path)?;
-    ensure!(
-        device.bytes() == disk.bytes,
-        "{} has {} bytes now, it had {} a moment ago",
-        disk.name,
-        device.bytes(),
-        disk.bytes
-    );
+    let (disk, path) = find(selector, log)?;
+    let device = log.machine().open(&path)?;
+    same_size(&disk, &device)?;
     let plan = layout::compute(layout, device.bytes(), device.sector_bytes())?;
     let slot = *plan
         .partition(slot)
@@ -158,6 +149,29 @@ fn locate(address: SlotAddress<'_>, log: &StepLog<'_>) -> anyhow::Result<Located
         .with_context(|| format!("layout {} has no slot {slot}", layout.name))?;
     driver::require(BOOT_DRIVER)?;
     Ok(Located { disk, path, plan, slot })
+}
+
+/// The disk that is meant, and where it is.
+pub(super) fn find(selector: &DiskSelector, log: &StepLog<'_>) -> anyhow::Result<(Disk, PathBuf)> {
+    let machine = log.machine();
+    let disks = (machine.disks)().context("looking at the disks")?;
+    let disk = selector.select(&disks)?.clone();
+    log.note(disk.to_string());
+    // The name comes from sysfs; it is one component of a path there.
+    let path = machine.dev.join(&disk.name);
+    Ok((disk, path))
+}
+
+/// Fails if what was opened is another disk than the one that was found.
+pub(super) fn same_size(disk: &Disk, device: &Device<'_>) -> anyhow::Result<()> {
+    ensure!(
+        device.bytes() == disk.bytes,
+        "{} has {} bytes now, it had {} a moment ago",
+        disk.name,
+        device.bytes(),
+        disk.bytes
+    );
+    Ok(())
 }
 
 /// Whether the menu would find something to start: in the slot or in front of it.

@@ -1,26 +1,39 @@
-//! Step `first-blocks`: the first MiB, once all else is on the disk and verified. From here on the
-//! slot has a filesystem; its boot code stays blank, so that it still cannot be started.
+//! Step `first-blocks`: the first MiB of each place, once all else is on the disk and verified. From
+//! here on there are filesystems; a slot's boot code stays blank, so that it still cannot be started.
 
-use super::{
-    ChunkSource, StepLog,
-    plan::{Family, Image, Target},
-    pump::Pump,
-};
+use super::{StepLog, plan::Family, pump::Pump, restore::Restore};
+use crate::disk::Device;
 use anyhow::ensure;
 use metalcast_formats::grub::blank_boot_code;
-use metalcast_shared::{manifest::Chunk, transfer::PageTransfer};
+use metalcast_shared::{hash::Hash, manifest::Chunk, transfer::PageTransfer};
 use std::sync::{Mutex, PoisonError};
 
+/// Chunks of a first MiB, with their data.
+type Fetched = Vec<(Chunk, Vec<u8>)>;
+
 pub(super) fn run(
-    image: &Image<'_>,
-    target: &Target,
-    source: &dyn ChunkSource,
+    restores: &[Restore<'_>],
+    device: &Device<'_>,
     log: &StepLog<'_>,
 ) -> anyhow::Result<()> {
-    let page = image.page(0, source)?;
+    let mut written = 0;
+    for restore in restores {
+        log.check_cancel()?;
+        written += write(restore, fetch(restore, log)?, device)?;
+    }
+    log.note(format!("{written} chunks written"));
+    Ok(())
+}
+
+fn fetch(restore: &Restore<'_>, log: &StepLog<'_>) -> anyhow::Result<Fetched> {
+    // A partition without a used block has no page.
+    if restore.pages() == 0 {
+        return Ok(Vec::new());
+    }
+    let page = restore.page(0)?;
     let mut wanted = PageTransfer::new(u16::try_from(page.chunks.len())?);
     for (position, chunk) in (0u16..).zip(&page.chunks) {
-        if !image.is_deferred(chunk) {
+        if !restore.is_deferred(chunk) {
             wanted.written(position);
         }
     }
@@ -30,32 +43,31 @@ pub(super) fn run(
         arrived.push((chunk.clone(), data.to_vec()));
         Ok(())
     };
-    let pump = Pump { image, number: 0, page: &page, source, log };
-    pump.run(&mut wanted, &keep, &mut |_| Ok(()))?;
-
-    let device = target.open(log)?;
-    let slot = target.slot(&device)?;
+    Pump { restore, number: 0, page: &page, log }.run(&mut wanted, &keep, &mut |_| Ok(()))?;
     let mut chunks = arrived.into_inner().unwrap_or_else(PoisonError::into_inner);
     chunks.sort_by_key(|(chunk, _)| chunk.index);
+    Ok(chunks)
+}
+
+fn write(restore: &Restore<'_>, mut chunks: Fetched, device: &Device<'_>) -> anyhow::Result<usize> {
     for (chunk, data) in &mut chunks {
-        let first_byte = chunk.extents(image.partition()).next().map(|(at, _)| at);
-        if first_byte == Some(0) {
-            blank(image.family, data);
+        let first_byte = chunk.extents(restore.partition).next().map(|(at, _)| at);
+        if let (Some(0), Some(family)) = (first_byte, restore.without_code) {
+            blank(family, data);
         }
-        slot.write_extents(chunk.extents(image.partition()), data)?;
+        restore.place.write_extents(chunk.extents(restore.partition), data)?;
     }
     device.flush()?;
     device.drop_caches()?;
     for (chunk, data) in &chunks {
-        let back = slot.hash(chunk.extents(image.partition()))?;
+        let back = restore.place.hash(chunk.extents(restore.partition))?;
         ensure!(
-            back == metalcast_shared::hash::Hash::of(data),
-            "the first MiB of slot {} reads back differently from what was written",
-            target.slot.number
+            back == Hash::of(data),
+            "the first MiB of {} reads back differently from what was written",
+            restore.name
         );
     }
-    log.note(format!("{} chunks written, boot code left blank", chunks.len()));
-    Ok(())
+    Ok(chunks.len())
 }
 
 /// Takes the boot code out of an image's first bytes, where the filesystem leaves that to it.

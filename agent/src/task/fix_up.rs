@@ -13,16 +13,17 @@ mod system;
 
 use super::{
     StepLog,
-    plan::{System, Target, window},
+    plan::{Family, System, Target, window},
     swap,
 };
 use crate::{
-    disk::{Root, uuid_of},
+    disk::{Mounted, Root, uuid_of},
     report,
 };
 use anyhow::Context;
 use metalcast_formats::{layout::SECTOR_BYTES, mbr};
-use metalcast_shared::fix_up::FixUpStep;
+use metalcast_shared::{fix_up::FixUpStep, to_agent::FixUp};
+use std::path::Path;
 
 /// By what the deployed system can name its devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,35 +50,68 @@ impl Ids {
 /// Returns whether the system will report that it is up.
 pub(super) fn run(system: &System<'_>, target: &Target, log: &StepLog<'_>) -> anyhow::Result<bool> {
     let ids = ids(system, target, log)?;
-    let mounted = system::mount(system, target, log)
-        .with_context(|| format!("mounting slot {}", target.slot.number))?;
-    let outcome = adapt(system, &mounted.root()?, &ids, log);
-    // Also after a failure: what was changed is written, and nothing stays mounted.
-    let closed = mounted.close();
-    let reports = outcome?;
-    closed?;
+    let number = target.slot.number;
+    let mounted = system::mount(system.family, &target.node(number, log)?, log)
+        .with_context(|| format!("mounting slot {number}"))?;
+    let reports = adapt_mounted(system.fix_up, mounted, Some(&ids), log)?;
     target.open(log)?.drop_caches()?;
     Ok(reports)
 }
 
-fn adapt(system: &System<'_>, root: &Root, ids: &Ids, log: &StepLog<'_>) -> anyhow::Result<bool> {
-    let fix_up = &system.fix_up;
+/// Adapts the system on a partition of a disk that is deployed as a whole; `None` if it has none. The
+/// ids of its filesystems are those of the image, so what names them stays.
+pub(super) fn on_whole_disk(
+    (family, fix_up): (Family, &FixUp),
+    node: &Path,
+    log: &StepLog<'_>,
+) -> anyhow::Result<Option<bool>> {
+    let Some(mounted) = system::mount_if_there(family, node, log)? else { return Ok(None) };
+    adapt_mounted(fix_up, mounted, None, log).map(Some)
+}
+
+fn adapt_mounted(
+    fix_up: &FixUp,
+    mounted: Mounted,
+    ids: Option<&Ids>,
+    log: &StepLog<'_>,
+) -> anyhow::Result<bool> {
+    let outcome = mounted.root().and_then(|root| adapt(fix_up, &root, ids, log));
+    // Also after a failure: what was changed is written, and nothing stays mounted.
+    let closed = mounted.close();
+    let reports = outcome?;
+    closed?;
+    Ok(reports)
+}
+
+fn adapt(
+    fix_up: &FixUp,
+    root: &Root,
+    ids: Option<&Ids>,
+    log: &StepLog<'_>,
+) -> anyhow::Result<bool> {
     let (hostname, adaptation) = (fix_up.hostname.as_str(), &fix_up.adaptation);
     for step in FixUpStep::ALL {
         if adaptation.without.contains(&step) {
             log.note(format!("{step}: left out, as asked for"));
             continue;
         }
-        sub_step(step.name(), log, || match step {
+        sub_step(step.name(), log, || match (step, ids) {
             // It was taken before the filesystem was mounted.
-            FixUpStep::UniqueFsId => Ok(Vec::new()),
-            FixUpStep::Fstab => fstab::run(root, ids),
-            FixUpStep::BootConfig => boot_config::run(root, ids, &adaptation.kernel_args),
-            FixUpStep::MachineId => identity::machine_id(root),
-            FixUpStep::Hostname => identity::hostname(root, hostname),
-            FixUpStep::SshHostKeys => ssh::host_keys(root, hostname),
-            FixUpStep::AuthorizedKeys => ssh::authorized_keys(root, &adaptation.authorized_keys),
-            FixUpStep::GrubPc => grub_pc::run(root),
+            (FixUpStep::UniqueFsId, _) => Ok(Vec::new()),
+            (FixUpStep::Fstab, Some(ids)) => fstab::run(root, ids),
+            (FixUpStep::BootConfig, Some(ids)) => {
+                boot_config::run(root, ids, &adaptation.kernel_args)
+            }
+            (FixUpStep::BootConfig, None) => boot_config::add(root, &adaptation.kernel_args),
+            (FixUpStep::GrubPc, Some(_)) => grub_pc::run(root),
+            // The disk is as the system in it knows it, and its boot code is its own.
+            (FixUpStep::Fstab | FixUpStep::GrubPc, None) => Ok(Vec::new()),
+            (FixUpStep::MachineId, _) => identity::machine_id(root),
+            (FixUpStep::Hostname, _) => identity::hostname(root, hostname),
+            (FixUpStep::SshHostKeys, _) => ssh::host_keys(root, hostname),
+            (FixUpStep::AuthorizedKeys, _) => {
+                ssh::authorized_keys(root, &adaptation.authorized_keys)
+            }
         })?;
     }
     let report = fix_up.report.as_ref();

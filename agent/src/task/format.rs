@@ -2,7 +2,7 @@
 
 use super::{
     StepLog,
-    plan::{BootState, Target},
+    plan::{BootState, Target, window},
     swap, tools,
 };
 use crate::disk::BOOT_LABEL;
@@ -24,7 +24,8 @@ pub(super) fn run(target: &Target, log: &StepLog<'_>) -> anyhow::Result<()> {
     }
     if let Some(partition) = swap::of(&target.plan).filter(|_| target.make_swap) {
         let id = Uuid::new_v4();
-        swap::make(&target.open(log)?, partition, id, "")?;
+        let device = target.open(log)?;
+        swap::make(&device, &window(&device, partition)?, id, "")?;
         log.note(format!("swap partition {} formatted, UUID {id}", partition.number));
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use super::{
     StepLog,
-    plan::{TableState, Target, announce, window},
+    plan::{TableState, Target, announce_plan, window},
 };
 use crate::disk::{Device, MIB};
 use metalcast_formats::layout::{Role, SECTOR_BYTES};
@@ -20,7 +20,7 @@ pub(super) fn run(target: &Target, log: &StepLog<'_>) -> anyhow::Result<()> {
             log.note(format!("table written: {slots} slots, disk signature {signature:08x}"));
         }
     }
-    announce(&device, &target.plan)
+    announce_plan(&device, &target.plan)
 }
 
 fn write(target: &Target, device: &Device<'_>, signature: u32) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
 //! What a task is about, checked: the image that it may trust, and the place that it may write to.
 
-use super::{ChunkSource, StepLog, tools};
+use super::{ChunkSource, StepLog, restore::Restore, tools};
 use crate::disk::{Access, BootPartition, Device, SlotRecord, Window, while_busy};
 use anyhow::{Context, bail, ensure};
 use metalcast_formats::{
@@ -9,10 +9,10 @@ use metalcast_formats::{
 };
 use metalcast_shared::{
     disk::DiskSelector,
+    id::Revision,
     layout::Layout,
-    manifest::{Chunk, Manifest, Page, Partition},
+    manifest::{Manifest, Partition, SignedManifest},
     to_agent::{Deploy, FixUp},
-    transfer::MAX_ATTEMPTS,
 };
 use metalcast_sys::block::Partition as KernelPartition;
 use ring::signature::{ED25519, UnparsedPublicKey};
@@ -20,7 +20,7 @@ use std::{path::PathBuf, time::Duration};
 
 /// What the kernel shows of an extended partition, as its own parser does; it would overlap the
 /// logical ones otherwise.
-const EXTENDED_BYTES: u64 = 2 * SECTOR_BYTES;
+pub(super) const EXTENDED_BYTES: u64 = 2 * SECTOR_BYTES;
 
 /// How long the node of a partition may take to appear.
 const NODE_WAIT: Duration = Duration::from_secs(10);
@@ -52,6 +52,15 @@ impl Family {
             Self::Ext => "ext4",
             Self::Btrfs => "btrfs",
             Self::Xfs => "xfs",
+        }
+    }
+
+    /// Options of a mount that changes nothing, not even by replaying a log.
+    pub(super) fn only_look(self) -> &'static str {
+        match self {
+            Self::Ext => "noload",
+            Self::Btrfs => "rescue=nologreplay",
+            Self::Xfs => "norecovery",
         }
     }
 
@@ -106,21 +115,7 @@ pub(super) struct Image<'d> {
 impl<'d> Image<'d> {
     /// Checks signature, revision and partition.
     pub(super) fn of(deploy: &'d Deploy, manifest_key: &[u8]) -> anyhow::Result<Self> {
-        let signed = &deploy.manifest;
-        UnparsedPublicKey::new(&ED25519, manifest_key)
-            .verify(&signed.root, &signed.signature)
-            .map_err(|_| {
-                let image = &deploy.image;
-                anyhow::anyhow!("the manifest of {image} is not signed by this controller")
-            })?;
-        let manifest = Manifest::decode(&signed.root)
-            .with_context(|| format!("reading the manifest of {}", deploy.image))?;
-        ensure!(
-            manifest.revision == deploy.image,
-            "the manifest is of {}, not of {}",
-            manifest.revision,
-            deploy.image
-        );
+        let manifest = manifest_of(&deploy.image, &deploy.manifest, manifest_key)?;
         let partition = manifest
             .partitions
             .iter()
@@ -151,29 +146,37 @@ impl<'d> Image<'d> {
         &self.manifest.partitions[self.partition]
     }
 
-    pub(super) fn pages(&self) -> u32 {
-        u32::try_from(self.partition().pages.len()).expect("chunks are counted in 32 bits")
+    /// Its way into the slot.
+    pub(super) fn restores<'r>(
+        &'r self,
+        target: &Target,
+        device: &'r Device<'_>,
+        source: &'r dyn ChunkSource,
+    ) -> anyhow::Result<[Restore<'r>; 1]> {
+        Ok([Restore {
+            partition: self.partition(),
+            source,
+            place: target.slot(device)?,
+            name: format!("slot {}", target.slot.number),
+            without_code: Some(self.family),
+        }])
     }
+}
 
-    /// Fetches a page and holds it against the root.
-    pub(super) fn page(&self, number: u32, source: &dyn ChunkSource) -> anyhow::Result<Page> {
-        let mut attempt = 1;
-        loop {
-            let bytes = source.page(number).with_context(|| format!("fetching page {number}"))?;
-            match self.partition().decode_page(number as usize, &bytes) {
-                Ok(page) => return Ok(page),
-                Err(error) if attempt == MAX_ATTEMPTS => {
-                    return Err(error).with_context(|| format!("page {number}, attempt {attempt}"));
-                }
-                Err(_) => attempt += 1,
-            }
-        }
-    }
-
-    /// Whether a chunk lies in the first MiB, which is written when all else is verified.
-    pub(super) fn is_deferred(&self, chunk: &Chunk) -> bool {
-        self.partition().range_start(chunk) < crate::disk::MIB
-    }
+/// The manifest of a revision, whose signature must be the controller's.
+pub(super) fn manifest_of(
+    image: &Revision,
+    signed: &SignedManifest,
+    manifest_key: &[u8],
+) -> anyhow::Result<Manifest> {
+    UnparsedPublicKey::new(&ED25519, manifest_key)
+        .verify(&signed.root, &signed.signature)
+        .map_err(|_| anyhow::anyhow!("the manifest of {image} is not signed by this controller"))?;
+    let manifest = Manifest::decode(&signed.root)
+        .with_context(|| format!("reading the manifest of {image}"))?;
+    let found = &manifest.revision;
+    ensure!(found == image, "the manifest is of {found}, not of {image}");
+    Ok(manifest)
 }
 
 /// How the disk's partition table stands.
@@ -194,28 +197,23 @@ pub(super) enum BootState {
     ToBeFormatted,
 }
 
-/// The place that a task may write to.
+/// The disk that a task names, and where it was when the task looked.
 #[derive(Debug)]
-pub(super) struct Target {
-    pub(super) disk: PathBuf,
+pub(super) struct NamedDisk {
+    pub(super) path: PathBuf,
     pub(super) selector: DiskSelector,
-    pub(super) plan: DiskPlan,
-    pub(super) slot: PlannedPartition,
-    pub(super) table: TableState,
-    pub(super) boot: BootState,
-    pub(super) make_swap: bool,
 }
 
-impl Target {
+impl NamedDisk {
     /// The device node of a partition, once it is sure whose it is.
     pub(super) fn node(&self, number: u16, log: &StepLog<'_>) -> anyhow::Result<PathBuf> {
         self.identify(log)?;
-        Ok(metalcast_sys::block::partition_path(&self.disk, u32::from(number)))
+        Ok(metalcast_sys::block::partition_path(&self.path, u32::from(number)))
     }
 
     /// The disk. What is open stays the disk that it is, so it is identified after that.
     pub(super) fn open<'c>(&self, log: &StepLog<'c>) -> anyhow::Result<Device<'c>> {
-        let device = log.machine().open(&self.disk)?;
+        let device = log.machine().open(&self.path)?;
         self.identify(log)?;
         Ok(device)
     }
@@ -227,13 +225,36 @@ impl Target {
         let disk = self.selector.select(&disks)?;
         let path = log.machine().dev.join(&disk.name);
         ensure!(
-            path == self.disk,
+            path == self.path,
             "the disk with {} was {} and is {} now; start the job again",
             self.selector,
-            self.disk.display(),
+            self.path.display(),
             path.display()
         );
         Ok(())
+    }
+}
+
+/// The place that a task may write to.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) disk: NamedDisk,
+    pub(super) plan: DiskPlan,
+    pub(super) slot: PlannedPartition,
+    pub(super) table: TableState,
+    pub(super) boot: BootState,
+    pub(super) make_swap: bool,
+}
+
+impl Target {
+    /// The device node of a partition, once it is sure whose it is.
+    pub(super) fn node(&self, number: u16, log: &StepLog<'_>) -> anyhow::Result<PathBuf> {
+        self.disk.node(number, log)
+    }
+
+    /// The disk.
+    pub(super) fn open<'c>(&self, log: &StepLog<'c>) -> anyhow::Result<Device<'c>> {
+        self.disk.open(log)
     }
 
     /// A boot partition that cannot be mounted is repaired: all that is in it can be written again.
@@ -258,10 +279,8 @@ impl Target {
     }
 }
 
-/// Has the kernel know the partitions of the plan, so that they have device nodes, and waits for
-/// those nodes. The kernel's own parser, where it has one, does the same.
-pub(super) fn announce(device: &Device<'_>, plan: &DiskPlan) -> anyhow::Result<()> {
-    let block = device.block().context("a file has no partitions")?;
+/// The partitions of the plan as the kernel gets to know them.
+pub(super) fn announce_plan(device: &Device<'_>, plan: &DiskPlan) -> anyhow::Result<()> {
     let partitions: Vec<KernelPartition> = plan
         .partitions
         .iter()
@@ -276,8 +295,15 @@ pub(super) fn announce(device: &Device<'_>, plan: &DiskPlan) -> anyhow::Result<(
             },
         })
         .collect();
-    while_busy(|| block.set_partitions(&partitions))?;
-    for partition in &partitions {
+    announce(device, &partitions)
+}
+
+/// Has the kernel know partitions, so that they have device nodes, and waits for those nodes. The
+/// kernel's own parser, where it has one, does the same.
+pub(super) fn announce(device: &Device<'_>, partitions: &[KernelPartition]) -> anyhow::Result<()> {
+    let block = device.block().context("a file has no partitions")?;
+    while_busy(|| block.set_partitions(partitions))?;
+    for partition in partitions {
         block.wait_for_partition(partition.number, NODE_WAIT)?;
     }
     Ok(())

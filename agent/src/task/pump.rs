@@ -7,8 +7,8 @@
 
 use super::{
     StepLog,
-    plan::Image,
-    source::{ChunkSource, Delivery, Loss, Request, Sink, Wanted},
+    restore::Restore,
+    source::{Delivery, Loss, Request, Sink, Wanted},
 };
 use anyhow::Context;
 use metalcast_formats::chunk::Opener;
@@ -56,10 +56,9 @@ pub(super) type Write<'w> = dyn Fn(&Chunk, &[u8]) -> anyhow::Result<()> + Sync +
 
 /// One page of which chunks are fetched.
 pub(super) struct Pump<'p> {
-    pub(super) image: &'p Image<'p>,
+    pub(super) restore: &'p Restore<'p>,
     pub(super) number: u32,
     pub(super) page: &'p Page,
-    pub(super) source: &'p dyn ChunkSource,
     pub(super) log: &'p StepLog<'p>,
 }
 
@@ -109,7 +108,7 @@ impl Pump<'_> {
                 }
                 under_way += positions.len();
                 let chunks = positions.into_iter().map(|position| self.wanted(position)).collect();
-                self.source.request(Request { page: self.number, chunks }, sink.clone());
+                self.restore.source.request(Request { page: self.number, chunks }, sink.clone());
             }
             let result = match done.recv_timeout(CANCEL_POLL) {
                 Ok(result) => result,
@@ -125,7 +124,7 @@ impl Pump<'_> {
                     let chunk = self.chunk(position);
                     arrived(Arrived {
                         wire_bytes: u64::from(chunk.frame_bytes),
-                        data_bytes: chunk.data_bytes(self.image.partition()) as u64,
+                        data_bytes: chunk.data_bytes(self.restore.partition) as u64,
                     })?;
                 }
                 Done::Lost(_, Loss::Connection) => {}
@@ -146,7 +145,7 @@ impl Pump<'_> {
         let chunk = self.chunk(position);
         tracing::warn!("chunk {} did not come well: {reason}", chunk.index);
         transfer.lost(position, reason).with_context(|| {
-            let start = self.image.partition().range_start(chunk);
+            let start = self.restore.partition.range_start(chunk);
             format!("page {}, bytes from {start} of the partition", self.number)
         })
     }
@@ -181,7 +180,7 @@ impl Pump<'_> {
             Ok(frame) => frame,
             Err(loss) => return Done::Lost(position, loss),
         };
-        match opener.open(&frame, chunk, self.image.partition()) {
+        match opener.open(&frame, chunk, self.restore.partition) {
             Ok(data) => match write(chunk, data) {
                 Ok(()) => Done::Written(position),
                 Err(error) => Done::Failed(error),

@@ -1,5 +1,6 @@
 //! Where the pages and frames of an image come from: a controller over the network, or a directory.
 
+use metalcast_shared::whole_disk::SideFile;
 use tokio::sync::{mpsc::Sender, watch};
 
 /// Gives out the pages and chunks of one partition of one revision. Nothing that it gives is trusted:
@@ -12,6 +13,16 @@ pub trait ChunkSource: Send + Sync {
     /// Starts to fetch chunks. Each one wanted is answered once through the sink, from any thread,
     /// until the sink is closed. Must not wait.
     fn request(&self, request: Request, sink: Sink);
+}
+
+/// Gives out what a whole disk needs.
+pub trait DiskSource: Send + Sync {
+    /// Pages and chunks of one partition.
+    fn partition(&self, name: &str) -> Box<dyn ChunkSource + '_>;
+
+    /// A small file beside the image, without the zeros at its end; it is held against its hash. It may
+    /// wait for a connection as long as the task is not stopped.
+    fn side_file(&self, file: &SideFile) -> anyhow::Result<Vec<u8>>;
 }
 
 /// Chunks of one page.

@@ -4,9 +4,9 @@ use super::{
     StepLog,
     plan::{Target, window},
 };
-use crate::disk::Device;
+use crate::disk::{Device, Window};
 use metalcast_formats::{
-    layout::{DiskPlan, PlannedPartition, Role, SECTOR_BYTES},
+    layout::{DiskPlan, PlannedPartition, Role},
     probe::{Contents, Kind},
     swap,
 };
@@ -22,15 +22,14 @@ pub(super) fn is_swap(found: &Contents) -> bool {
     found.find(Kind::Swap).or(found.find(Kind::Hibernated)).is_some()
 }
 
-/// Makes the partition empty swap space.
+/// Makes a partition empty swap space.
 pub(super) fn make(
     device: &Device<'_>,
-    partition: &PlannedPartition,
+    place: &Window<'_>,
     id: Uuid,
     label: &str,
 ) -> anyhow::Result<()> {
-    let header = swap::header(partition.sectors * SECTOR_BYTES, id, label)?;
-    window(device, partition)?.write_at(&header, 0)?;
+    place.write_at(&swap::header(place.bytes(), id, label)?, 0)?;
     device.flush()?;
     device.drop_caches()
 }
@@ -40,13 +39,14 @@ pub(super) fn make(
 pub(super) fn forget_suspended(target: &Target, log: &StepLog<'_>) -> anyhow::Result<()> {
     let Some(partition) = of(&target.plan) else { return Ok(()) };
     let device = target.open(log)?;
-    let found = window(&device, partition)?.look()?;
+    let place = window(&device, partition)?;
+    let found = place.look()?;
     let Some(suspended) = found.find(Kind::Hibernated) else { return Ok(()) };
     // Systems know the partition by its UUID.
     let id = suspended.uuid.as_deref().and_then(|id| id.parse().ok()).unwrap_or_else(Uuid::new_v4);
     let fits = |label: &&str| label.len() <= swap::MAX_LABEL_BYTES;
     let label = suspended.label.as_deref().filter(fits).unwrap_or("");
-    make(&device, partition, id, label)?;
+    make(&device, &place, id, label)?;
     log.note(format!("a system was suspended in swap partition {}; it is gone", partition.number));
     Ok(())
 }

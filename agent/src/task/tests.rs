@@ -6,5 +6,6 @@ mod filesystems;
 mod interrupted;
 mod refused;
 pub(crate) mod rig;
+mod whole_disk;
 
 pub(crate) use filesystems::xfs;

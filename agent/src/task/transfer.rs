@@ -2,11 +2,11 @@
 //! is not fetched, zeros are written without being sent.
 
 use super::{
-    ChunkSource, StepLog,
-    plan::{Image, Target},
+    StepLog,
     pump::{Arrived, Pump},
+    restore::{self, Restore},
 };
-use crate::disk::{Device, MIB, Window};
+use crate::disk::{Device, MIB};
 use metalcast_shared::{
     manifest::{Chunk, Page},
     transfer::PageTransfer,
@@ -27,6 +27,7 @@ struct Counts {
     zero: u64,
     kept: u64,
     unflushed: u64,
+    total: u64,
 }
 
 impl Counts {
@@ -36,25 +37,23 @@ impl Counts {
 }
 
 pub(super) fn run(
-    image: &Image<'_>,
-    target: &Target,
-    source: &dyn ChunkSource,
+    restores: &[Restore<'_>],
+    device: &Device<'_>,
     log: &StepLog<'_>,
 ) -> anyhow::Result<()> {
-    let device = target.open(log)?;
-    let slot = target.slot(&device)?;
-    let mut counts = Counts::default();
-    for number in 0..image.pages() {
-        log.check_cancel()?;
-        let page = image.page(number, source)?;
-        let mut transfer = PageTransfer::new(u16::try_from(page.chunks.len())?);
-        local(image, &page, &mut transfer, &slot, &mut counts, log)?;
-        let pump = Pump { image, number, page: &page, source, log };
-        pump.run(
-            &mut transfer,
-            &|chunk, data| slot.write_extents(chunk.extents(image.partition()), data),
-            &mut |arrived| count(image, &device, &mut counts, arrived, log),
-        )?;
+    let mut counts = Counts { total: restore::used_bytes(restores), ..Counts::default() };
+    for restore in restores {
+        for number in 0..restore.pages() {
+            log.check_cancel()?;
+            let page = restore.page(number)?;
+            let mut transfer = PageTransfer::new(u16::try_from(page.chunks.len())?);
+            local(restore, &page, &mut transfer, &mut counts, log)?;
+            Pump { restore, number, page: &page, log }.run(
+                &mut transfer,
+                &|chunk, data| restore.place.write_extents(chunk.extents(restore.partition), data),
+                &mut |arrived| count(device, &mut counts, arrived, log),
+            )?;
+        }
     }
     device.flush()?;
     log.note(format!(
@@ -66,21 +65,20 @@ pub(super) fn run(
 
 /// Marks what need not be fetched: what comes later, what is there, what is zero.
 fn local(
-    image: &Image<'_>,
+    restore: &Restore<'_>,
     page: &Page,
     transfer: &mut PageTransfer,
-    slot: &Window<'_>,
     counts: &mut Counts,
     log: &StepLog<'_>,
 ) -> anyhow::Result<()> {
-    let partition = image.partition();
+    let partition = restore.partition;
     let is_there = |chunk: &Chunk| -> anyhow::Result<bool> {
-        Ok(slot.hash(chunk.extents(partition))? == chunk.data_hash)
+        Ok(restore.place.hash(chunk.extents(partition))? == chunk.data_hash)
     };
     let every = (page.chunks.len() / SAMPLE).max(1);
     let mut compare = false;
     for chunk in page.chunks.iter().step_by(every) {
-        if !image.is_deferred(chunk) && is_there(chunk)? {
+        if !restore.is_deferred(chunk) && is_there(chunk)? {
             compare = true;
             break;
         }
@@ -88,27 +86,26 @@ fn local(
     for (position, chunk) in (0u16..).zip(&page.chunks) {
         log.check_cancel()?;
         let bytes = chunk.data_bytes(partition) as u64;
-        if image.is_deferred(chunk) {
+        if restore.is_deferred(chunk) {
             transfer.written(position);
         } else if compare && is_there(chunk)? {
             counts.kept += bytes;
             transfer.written(position);
         } else if chunk.zero {
             for (offset, length) in chunk.extents(partition) {
-                slot.zero_at(offset, length as u64)?;
+                restore.place.zero_at(offset, length as u64)?;
             }
             counts.zero += bytes;
             transfer.written(position);
         } else {
             continue;
         }
-        log.progress(counts.done(), partition.used_bytes(), counts.wire);
+        log.progress(counts.done(), counts.total, counts.wire);
     }
     Ok(())
 }
 
 fn count(
-    image: &Image<'_>,
     device: &Device<'_>,
     counts: &mut Counts,
     arrived: Arrived,
@@ -121,6 +118,6 @@ fn count(
         counts.unflushed = 0;
         device.flush()?;
     }
-    log.progress(counts.done(), image.partition().used_bytes(), counts.wire);
+    log.progress(counts.done(), counts.total, counts.wire);
     Ok(())
 }

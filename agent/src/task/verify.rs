@@ -2,12 +2,12 @@
 //! there yet.
 
 use super::{
-    ChunkSource, StepLog,
-    plan::{Image, Target},
+    StepLog,
+    restore::{self, Restore},
 };
-use crate::disk::Window;
+use crate::disk::Device;
 use anyhow::bail;
-use metalcast_shared::manifest::{Chunk, Partition};
+use metalcast_shared::manifest::Chunk;
 use std::sync::{
     atomic::{AtomicUsize, Ordering},
     mpsc,
@@ -20,53 +20,58 @@ const NAMED: usize = 8;
 const READERS: usize = 2;
 
 pub(super) fn run(
-    image: &Image<'_>,
-    target: &Target,
-    source: &dyn ChunkSource,
+    restores: &[Restore<'_>],
+    device: &Device<'_>,
     log: &StepLog<'_>,
 ) -> anyhow::Result<()> {
-    let device = target.open(log)?;
     device.drop_caches()?;
-    let slot = target.slot(&device)?;
-    let partition = image.partition();
-    let total = partition.used_bytes();
-    let (mut done, mut wrong, mut named) = (0, 0u64, Vec::new());
-    for number in 0..image.pages() {
-        let page = image.page(number, source)?;
-        let chunks: Vec<_> = page.chunks.iter().filter(|chunk| !image.is_deferred(chunk)).collect();
-        compare(&chunks, partition, &slot, |chunk, is_right| {
-            log.check_cancel()?;
-            if !is_right {
-                wrong += 1;
-                if named.len() < NAMED {
-                    named.push(partition.range_start(chunk));
+    let total = restore::used_bytes(restores);
+    let mut done = 0;
+    for restore in restores {
+        let (mut wrong, mut named) = (0, Vec::new());
+        for number in 0..restore.pages() {
+            let page = restore.page(number)?;
+            let chunks: Vec<_> =
+                page.chunks.iter().filter(|chunk| !restore.is_deferred(chunk)).collect();
+            compare(&chunks, restore, |chunk, is_right| {
+                log.check_cancel()?;
+                if !is_right {
+                    wrong += 1;
+                    if named.len() < NAMED {
+                        named.push(restore.partition.range_start(chunk));
+                    }
                 }
-            }
-            done += chunk.data_bytes(partition) as u64;
-            log.progress(done, total, 0);
-            Ok(())
-        })?;
-    }
-    if wrong > 0 {
-        named.sort_unstable();
-        let named = named.iter().map(|start| format!("{start}..{}", start + range_bytes(image)));
-        bail!(
-            "{wrong} ranges read back differently from what was written: bytes {}{} of slot {}; \
-             the disk or its controller is faulty",
-            named.collect::<Vec<_>>().join(", "),
-            if wrong > NAMED as u64 { ", ..." } else { "" },
-            target.slot.number
-        );
+                done += chunk.data_bytes(restore.partition) as u64;
+                log.progress(done, total, 0);
+                Ok(())
+            })?;
+        }
+        complain(restore, wrong, named)?;
     }
     log.note(format!("{done} bytes read back as they were sent"));
     Ok(())
 }
 
+/// Fails if ranges were wrong, and names the first of them by where they start.
+fn complain(restore: &Restore<'_>, wrong: u64, mut named: Vec<u64>) -> anyhow::Result<()> {
+    if wrong == 0 {
+        return Ok(());
+    }
+    named.sort_unstable();
+    let named = named.iter().map(|start| format!("{start}..{}", start + range_bytes(restore)));
+    bail!(
+        "{wrong} ranges read back differently from what was written: bytes {}{} of {}; \
+         the disk or its controller is faulty",
+        named.collect::<Vec<_>>().join(", "),
+        if wrong > NAMED as u64 { ", ..." } else { "" },
+        restore.name
+    );
+}
+
 /// Reads chunks back and says of each whether it is as it should be; `told` is called from this thread.
 fn compare(
     chunks: &[&Chunk],
-    partition: &Partition,
-    slot: &Window<'_>,
+    restore: &Restore<'_>,
     mut told: impl FnMut(&Chunk, bool) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let next = AtomicUsize::new(0);
@@ -78,7 +83,7 @@ fn compare(
             let (next, sender) = (&next, sender.clone());
             scope.spawn(move || {
                 while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let hash = slot.hash(chunk.extents(partition));
+                    let hash = restore.place.hash(chunk.extents(restore.partition));
                     if sender.send((*chunk, hash)).is_err() {
                         break;
                     }
@@ -90,6 +95,6 @@ fn compare(
     })
 }
 
-fn range_bytes(image: &Image<'_>) -> u64 {
-    u64::from(image.partition().chunk_blocks) * u64::from(image.partition().block_bytes)
+fn range_bytes(restore: &Restore<'_>) -> u64 {
+    u64::from(restore.partition.chunk_blocks) * u64::from(restore.partition.block_bytes)
 }

@@ -3,18 +3,25 @@
 //! It goes by what the node's agent last saw and by what we know to have deployed; the agent looks
 //! again before it writes and has the last word.
 
-use metalcast_formats::layout::{LayoutError, compute};
+use metalcast_formats::{
+    layout::{LayoutError, compute},
+    whole_disk,
+};
 use metalcast_shared::{
     disk::{Disk, DiskSelector},
     id::Revision,
     inventory::Inventory,
     layout::Layout,
     to_agent::Overwrite,
+    whole_disk::TableId,
 };
 use serde::{Deserialize, Serialize};
 
+mod disk;
 #[cfg(test)]
 mod tests;
+
+pub use disk::{DiskAsk, WholeDiskPlan, whole_disk};
 
 /// How far a slot's deployment came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -45,13 +52,37 @@ pub struct SlotUse {
     pub at_unix_ms: i64,
 }
 
+/// What we made of a whole disk of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskUse {
+    /// The disk, as [`DiskSelector`] writes it.
+    pub disk: String,
+    /// By what its table is known again.
+    pub table: TableId,
+    /// What was put there.
+    pub image: Revision,
+    /// How far it came.
+    pub stage: SlotStage,
+    /// When it came that far, milliseconds since 1970-01-01 UTC.
+    pub at_unix_ms: i64,
+}
+
+/// What we put on the disks of a node.
+#[derive(Clone, Copy, Debug)]
+pub struct Ours<'a> {
+    /// In slots.
+    pub slots: &'a [SlotUse],
+    /// On whole disks.
+    pub disks: &'a [DiskUse],
+}
+
 /// What is asked for on one node.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
     /// What the node is made of.
     pub inventory: &'a Inventory,
     /// What we put on it.
-    pub slots: &'a [SlotUse],
+    pub ours: Ours<'a>,
     /// The scheme that the disk must have or get.
     pub layout: &'a Layout,
     /// The slot.
@@ -158,6 +189,27 @@ pub enum PlanError {
         /// Those that have it.
         found: String,
     },
+    /// The disk that was named is too small, or has other sectors.
+    #[error("disk {disk} cannot be used")]
+    WillNotDo {
+        /// Which.
+        disk: String,
+        /// Why.
+        source: whole_disk::PlanError,
+    },
+    /// No disk will do for the image of a whole one.
+    #[error(
+        "no disk of {sector_bytes}-byte sectors has {needed_bytes} bytes, as the image needs them, and a \
+         serial or WWN; the node has {found}"
+    )]
+    NoWholeDisk {
+        /// What the image needs.
+        needed_bytes: u64,
+        /// The sectors that it needs.
+        sector_bytes: u32,
+        /// What is there.
+        found: String,
+    },
     /// Nothing of ours is there.
     #[error("slot {slot} has no system that was deployed completely; deploy one first")]
     NothingThere {
@@ -173,19 +225,19 @@ pub enum PlanError {
 /// error here: see [`DiskPlan::needs_yes`].
 pub fn deployment(ask: &Ask<'_>) -> Result<DiskPlan, PlanError> {
     check_slot(ask)?;
-    let (disk, selector) = choose(ask)?;
+    let (disk, selector) = choose_for_layout(ask)?;
     let name = selector.to_string();
-    let ours: Vec<&SlotUse> = ask.slots.iter().filter(|used| used.disk == name).collect();
+    let ours: Vec<&SlotUse> = ask.ours.slots.iter().filter(|used| used.disk == name).collect();
+    let whole = ask.ours.disks.iter().find(|used| used.disk == name);
     let present = ours.iter().find(|used| used.slot == ask.slot).map(|used| (*used).clone());
     let same_layout = ours.iter().all(|used| used.layout == *ask.layout);
     let in_slot = |partition: Option<u32>| partition == Some(u32::from(ask.slot));
-    let (layout, foreign) = if disk.contents.is_empty() && ours.is_empty() {
+    let (layout, foreign) = if disk.contents.is_empty() && ours.is_empty() && whole.is_none() {
         (LayoutAction::Write, Vec::new())
     } else if ours.is_empty() || !same_layout {
         let mut foreign: Vec<String> = disk.contents.iter().map(ToString::to_string).collect();
-        foreign.extend(ours.iter().map(|used| {
-            format!("slot {} of layout {}: {}", used.slot, used.layout.name, used.image)
-        }));
+        foreign.extend(ours.iter().map(|used| lost_slot(used)));
+        foreign.extend(whole.map(|used| format!("the whole disk: {}", used.image)));
         (LayoutAction::Replace, foreign)
     } else if present.is_some() {
         (LayoutAction::Keep, Vec::new())
@@ -239,6 +291,10 @@ impl DiskPlan {
     }
 }
 
+fn lost_slot(used: &SlotUse) -> String {
+    format!("slot {} of layout {}: {}", used.slot, used.layout.name, used.image)
+}
+
 fn check_slot(ask: &Ask<'_>) -> Result<(), PlanError> {
     let Layout { name, slots, slot_mib, .. } = ask.layout;
     if !ask.layout.has_slot(ask.slot) {
@@ -254,9 +310,25 @@ fn check_slot(ask: &Ask<'_>) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn choose<'a>(ask: &Ask<'a>) -> Result<(&'a Disk, DiskSelector), PlanError> {
-    let disks = &ask.inventory.disks;
-    if let Some(wanted) = ask.disk {
+fn choose_for_layout<'a>(ask: &Ask<'a>) -> Result<(&'a Disk, DiskSelector), PlanError> {
+    let fits = |disk: &Disk| {
+        compute(ask.layout, disk.bytes, disk.logical_sector)
+            .map(drop)
+            .map_err(|source| PlanError::Unusable { disk: disk.to_string(), source })
+    };
+    let none = |found| PlanError::NoDisk { layout: ask.layout.name.clone(), found };
+    choose(&ask.inventory.disks, ask.disk, fits, none)
+}
+
+/// The disk that was named, or the only one that will do. `fits` says why one will not; `none` is the
+/// error where no disk does.
+fn choose<'a>(
+    disks: &'a [Disk],
+    named: Option<&str>,
+    fits: impl Fn(&Disk) -> Result<(), PlanError>,
+    none: impl FnOnce(String) -> PlanError,
+) -> Result<(&'a Disk, DiskSelector), PlanError> {
+    if let Some(wanted) = named {
         let is_it = |disk: &&Disk| {
             disk.serial.as_deref() == Some(wanted) || disk.wwn.as_deref() == Some(wanted)
         };
@@ -264,8 +336,7 @@ fn choose<'a>(ask: &Ask<'a>) -> Result<(&'a Disk, DiskSelector), PlanError> {
         let wanted = wanted.to_owned();
         return match named[..] {
             [disk] => {
-                compute(ask.layout, disk.bytes, disk.logical_sector)
-                    .map_err(|source| PlanError::Unusable { disk: disk.to_string(), source })?;
+                fits(disk)?;
                 let selector = DiskSelector::of(disk).expect("it was found by its serial or WWN");
                 Ok((disk, selector))
             }
@@ -273,15 +344,14 @@ fn choose<'a>(ask: &Ask<'a>) -> Result<(&'a Disk, DiskSelector), PlanError> {
             _ => Err(PlanError::NotUnique { wanted, found: list(named) }),
         };
     }
-    let will_do = |disk: &&Disk| compute(ask.layout, disk.bytes, disk.logical_sector).is_ok();
     let candidates: Vec<(&Disk, DiskSelector)> = disks
         .iter()
-        .filter(will_do)
+        .filter(|disk| fits(disk).is_ok())
         .filter_map(|disk| DiskSelector::of(disk).map(|selector| (disk, selector)))
         .collect();
     match &candidates[..] {
         [(disk, selector)] => Ok((disk, selector.clone())),
-        [] => Err(PlanError::NoDisk { layout: ask.layout.name.clone(), found: list(disks) }),
+        [] => Err(none(list(disks))),
         several => {
             Err(PlanError::SeveralDisks { found: list(several.iter().map(|(disk, _)| *disk)) })
         }

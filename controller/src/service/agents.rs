@@ -5,6 +5,7 @@ use super::{
     core::{Core, Session},
     enrol::standing,
     history::MAX_EVENTS,
+    made::{Made, partitioned},
     tasks::task_id,
     to_its_end,
     types::{ReportRefusal, SessionId},
@@ -12,13 +13,11 @@ use super::{
 use crate::{
     jobs::{
         node::NodeState,
-        plan::{SlotStage, SlotUse},
+        plan::SlotStage,
         task::{Finish, Holding, TaskEvent, TaskState},
     },
     pki::RefusedCertificate,
-    store::{
-        BootSeen, Change, DefaultBoot, EventRecord, LogRecord, Noted, StoreError, TaskRecord, Work,
-    },
+    store::{BootSeen, Change, DefaultBoot, EventRecord, LogRecord, Noted, StoreError, TaskRecord},
 };
 use anyhow::{Context, bail};
 use metalcast_shared::{
@@ -239,11 +238,9 @@ impl Service {
         };
         let now = self.now();
         let mut changes = vec![Change::Event(note(&record, now, describe(&report, from)))];
-        let slots = self.store().slots(node).await.map_err(failed)?;
-        match slot_use(&record, SlotStage::Confirmed, now) {
-            Some(used) => {
-                let known = slots.iter().find(|s| s.disk == used.disk && s.slot == used.slot);
-                match known.map(|known| known.stage) {
+        match Made::by(&record, SlotStage::Confirmed, now) {
+            Some(made) => {
+                match self.stage_of(node, &made).await.map_err(failed)? {
                     _ if !late => {}
                     Some(SlotStage::Deployed) => {}
                     Some(SlotStage::Confirmed) => {
@@ -253,7 +250,7 @@ impl Service {
                     Some(SlotStage::Writing) | None => return Err(ReportRefusal::NotExpected),
                 }
                 if core.nodes.contains_key(&node) {
-                    changes.push(Change::Slot { node, used });
+                    changes.push(made.kept(node));
                 }
             }
             None => return Err(ReportRefusal::NotExpected),
@@ -407,20 +404,17 @@ impl Service {
         let record = &active.record;
         let step = match &what {
             AgentEvent::StepStarted { step: Step::Partition } => {
-                if let Work::Deploy { disk, layout, .. } = &record.work {
-                    let (disk, layout) = (disk.to_string(), layout.clone());
-                    changes.push(Change::ForgetOtherLayouts { node, disk, layout });
-                }
+                changes.extend(partitioned(record, node, now));
                 TaskEvent::Progressed
             }
             AgentEvent::StepStarted { step: Step::Clear } => {
-                let used = slot_use(record, SlotStage::Writing, now);
-                changes.extend(used.map(|used| Change::Slot { node, used }));
+                changes
+                    .extend(Made::by(record, SlotStage::Writing, now).map(|made| made.kept(node)));
                 TaskEvent::Progressed
             }
             AgentEvent::Done { reports } => {
-                let used = slot_use(record, SlotStage::Deployed, now);
-                changes.extend(used.map(|used| Change::Slot { node, used }));
+                changes
+                    .extend(Made::by(record, SlotStage::Deployed, now).map(|made| made.kept(node)));
                 // A system that nothing could make report is not waited for.
                 let finish = if *reports { record.work.finish() } else { Finish::LocalBoot };
                 TaskEvent::WorkDone { finish }
@@ -510,21 +504,6 @@ fn note(record: &TaskRecord, now: i64, text: String) -> EventRecord {
         number: None,
         at: now,
         what: Noted::Note(text),
-    }
-}
-
-/// What a deploy puts into its slot; `None` for other work.
-fn slot_use(record: &TaskRecord, stage: SlotStage, now: i64) -> Option<SlotUse> {
-    match &record.work {
-        Work::Deploy { image, disk, layout, slot, .. } => Some(SlotUse {
-            disk: disk.to_string(),
-            slot: *slot,
-            layout: layout.clone(),
-            image: image.clone(),
-            stage,
-            at_unix_ms: now,
-        }),
-        Work::SelectSlot { .. } => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the service has to know of images. The images' own store implements it; so does the tests'
 //! list of made-up ones.
 
+use crate::images::DiskImage;
 use metalcast_shared::{
     id::{ImageName, Revision},
     manifest::{Manifest, SignedManifest},
@@ -19,6 +20,12 @@ pub trait Catalog: Send + Sync + 'static {
     /// # Errors
     /// When the store cannot be read.
     fn manifest(&self, revision: &Revision) -> anyhow::Result<Option<(Manifest, SignedManifest)>>;
+
+    /// What a revision, which exists, says of its whole disk; the inner error is why it is none of one.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn whole_disk(&self, revision: &Revision) -> anyhow::Result<Result<DiskImage, String>>;
 
     /// Removes a revision; `false` if there is none.
     ///

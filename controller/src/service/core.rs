@@ -2,9 +2,7 @@
 //! sessions.
 
 use super::types::SessionId;
-use crate::store::{
-    BootSeen, DefaultBoot, LogRecord, NodeRecord, Store, StoreError, TaskRecord, Work,
-};
+use crate::store::{BootSeen, DefaultBoot, LogRecord, NodeRecord, Store, StoreError, TaskRecord};
 use metalcast_shared::{
     event::Progress,
     hash::Hash,
@@ -87,9 +85,8 @@ impl Core {
         self.tasks
             .iter()
             .filter(|(_, task)| task.record.life.state.is_with_agent())
-            .filter_map(|(node, task)| match &task.record.work {
-                Work::Deploy { image, .. } => Some((*node, (ready(node)?.key, image.clone()))),
-                Work::SelectSlot { .. } => None,
+            .filter_map(|(node, task)| {
+                Some((*node, (ready(node)?.key, task.record.work.image()?.clone())))
             })
             .collect()
     }

@@ -12,16 +12,14 @@ use super::{
 };
 use crate::{
     jobs::{
-        plan::{self, Ask},
+        plan,
         task::{DEFAULT_NETBOOT_LIMIT_MS, Finish, Life},
     },
     store::{Change, EventRecord, JobRecord, JobSpec, NodeRecord, Noted, TaskRecord, Work},
 };
-use metalcast_formats::clonezilla::RAW;
 use metalcast_shared::{
     fix_up::{Adaptation, FixUpStep, MAX_AUTHORIZED_KEYS, MAX_KERNEL_ARGS},
     id::{ImageRef, JobId, NodeId, Revision},
-    manifest::{Manifest, Partition},
     node_set::NodeSet,
 };
 use std::{collections::BTreeSet, sync::Arc};
@@ -32,10 +30,11 @@ pub const MAX_NODES_PER_JOB: usize = 4096;
 /// Longest time that nodes may get to netboot: a week.
 const MAX_TIMEOUT_SECONDS: u64 = 7 * 24 * 3600;
 
-struct Planned {
-    node: NodeRecord,
-    view: NodePlanView,
-    work: Work,
+/// What a deployment does to one node.
+pub(super) struct Planned {
+    pub(super) node: NodeRecord,
+    pub(super) view: NodePlanView,
+    pub(super) work: Work,
 }
 
 impl Service {
@@ -56,14 +55,14 @@ impl Service {
         // Not from memory: its files may be gone.
         let manifest = self.read_manifest(&mut core, &revision).await?;
         let manifest = manifest.ok_or_else(|| no_image(&revision))?;
-        let partition = choose_partition(&manifest.0, request.partition.as_deref())?;
+        let target = self.target(request, &manifest.0).await?;
         let nodes = chosen(&core, &request.nodes)?;
         check_host_name(request, nodes.len())?;
         check_adaptation(&request.adaptation)?;
         let mut planned = Vec::with_capacity(nodes.len());
         let mut problems = Problems::default();
         for node in nodes {
-            match self.plan_node(&core, request, &revision, partition, node).await {
+            match self.plan_node(&core, request, &target, node).await {
                 Ok(plan) => planned.push(plan),
                 Err(refusal) => problems.add(&node.name, refusal)?,
             }
@@ -71,9 +70,7 @@ impl Service {
         problems.check()?;
         let plan = PlanView {
             image: revision.clone(),
-            partition: partition.name.clone(),
-            filesystem: partition.filesystem.clone(),
-            slot: request.slot,
+            target: target.view(),
             adaptation: request.adaptation.clone(),
             nodes: planned.iter().map(|plan| plan.view.clone()).collect(),
         };
@@ -83,12 +80,7 @@ impl Service {
         if plan.nodes.iter().any(|node| node.needs_yes) {
             return Err(Refusal::NeedsYes { plan: Box::new(plan) });
         }
-        let spec = JobSpec::Deploy {
-            image: revision,
-            partition: partition.name.clone(),
-            slot: request.slot,
-            finish: finish(request.report),
-        };
+        let spec = target.spec(revision, finish(request.report));
         let limit = netboot_limit_ms(request.timeout_seconds)?;
         let tasks = planned.into_iter().map(|plan| (plan.node, plan.work)).collect();
         let job = self.begin(&mut core, spec, tasks, limit, who).await?;
@@ -132,62 +124,6 @@ impl Service {
         })
     }
 
-    async fn plan_node(
-        &self,
-        core: &Core,
-        request: &DeployRequest,
-        image: &Revision,
-        partition: &Partition,
-        node: &NodeRecord,
-    ) -> Result<Planned, Refusal> {
-        let inventory = usable(core, node)?;
-        let layout =
-            self.layout_named(request.layout.as_deref().unwrap_or(self.layout_of(node)))?;
-        let slots = self.store().slots(node.id).await?;
-        let plan = plan::deployment(&Ask {
-            inventory,
-            slots: &slots,
-            layout,
-            slot: request.slot,
-            disk: request.disk.as_deref(),
-            needed_bytes: partition.device_bytes,
-            yes: request.yes,
-        })
-        .map_err(will_not_do)?;
-        let hostname = request.hostname.clone().unwrap_or_else(|| node.name.clone());
-        let write_bytes = partition.used_bytes();
-        let wire_bytes = partition.file_bytes.saturating_sub(u64::from(partition.head_bytes));
-        let view = NodePlanView {
-            node: node.name.clone(),
-            online: core.sessions.contains_key(&node.id),
-            disk: plan.disk.to_string(),
-            disk_bytes: plan.disk.bytes,
-            contents: plan.disk.contents.iter().map(ToString::to_string).collect(),
-            layout: layout.name.clone(),
-            layout_action: plan.layout,
-            present: plan.present.as_ref().map(|used| used.image.clone()),
-            lost: plan.foreign.clone(),
-            needs_yes: plan.needs_yes(),
-            hostname: hostname.clone(),
-            write_bytes,
-            wire_bytes,
-        };
-        let work = Work::Deploy {
-            image: image.clone(),
-            partition: partition.name.clone(),
-            disk: plan.selector,
-            layout: layout.clone(),
-            slot: request.slot,
-            overwrite: plan.overwrite,
-            hostname,
-            adaptation: request.adaptation.clone(),
-            write_bytes,
-            wire_bytes,
-            finish: finish(request.report),
-        };
-        Ok(Planned { node: node.clone(), view, work })
-    }
-
     async fn plan_selection(
         &self,
         core: &Core,
@@ -213,6 +149,7 @@ impl Service {
         let what = match &spec {
             JobSpec::Deploy { image, slot, .. } => format!("deploy {image} to slot {slot}"),
             JobSpec::Boot { slot } => format!("boot slot {slot}"),
+            JobSpec::DeployDisk { image, .. } => format!("deploy {image} to a whole disk"),
         };
         tracing::info!(job = %id, who, %nodes, "{what}");
         let mut changes = vec![
@@ -293,12 +230,12 @@ impl Problems {
     }
 }
 
-fn will_not_do(error: plan::PlanError) -> Refusal {
+pub(super) fn will_not_do(error: plan::PlanError) -> Refusal {
     let message = format!("{:#}", anyhow::Error::from(error));
     Refusal::Conflict { code: "disk-will-not-do", message }
 }
 
-fn usable<'n>(
+pub(super) fn usable<'n>(
     core: &Core,
     node: &'n NodeRecord,
 ) -> Result<&'n metalcast_shared::inventory::Inventory, Refusal> {
@@ -330,40 +267,6 @@ fn chosen<'c>(core: &'c Core, names: &[String]) -> Result<Vec<&'c NodeRecord>, R
         }
     }
     Ok(nodes)
-}
-
-fn choose_partition<'m>(
-    manifest: &'m Manifest,
-    wanted: Option<&str>,
-) -> Result<&'m Partition, Refusal> {
-    let names = || {
-        let names: Vec<String> = manifest
-            .partitions
-            .iter()
-            .map(|partition| format!("{} ({})", partition.name, partition.filesystem))
-            .collect();
-        names.join(", ")
-    };
-    let image = &manifest.revision;
-    if let Some(name) = wanted {
-        return manifest.partition(name).ok_or_else(|| {
-            Refusal::NotFound(format!("{image} has no partition {name}; it has {}", names()))
-        });
-    }
-    // What nobody knew to read (BIOS boot, Microsoft reserved ...) is no system.
-    let systems: Vec<_> =
-        manifest.partitions.iter().filter(|partition| partition.filesystem != RAW).collect();
-    match systems[..] {
-        [only] => Ok(only),
-        [] => Err(Refusal::Invalid(format!(
-            "{image} has no partition with a filesystem; it has {}",
-            names()
-        ))),
-        _ => Err(Refusal::Invalid(format!(
-            "{image} has several partitions, choose one with --partition: {}",
-            names()
-        ))),
-    }
 }
 
 fn check_host_name(request: &DeployRequest, nodes: usize) -> Result<(), Refusal> {
@@ -404,7 +307,7 @@ fn check_adaptation(adaptation: &Adaptation) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn finish(report: ReportMode) -> Finish {
+pub(super) fn finish(report: ReportMode) -> Finish {
     match report {
         ReportMode::Unit => Finish::Report,
         ReportMode::None => Finish::LocalBoot,

@@ -224,10 +224,7 @@ impl Service {
         who: &str,
     ) -> Result<(), Refusal> {
         let mut core = self.core().await;
-        let needs = |work: &Work| match work {
-            Work::Deploy { image, .. } => image == revision,
-            Work::SelectSlot { .. } => false,
-        };
+        let needs = |work: &Work| work.image() == Some(revision);
         if let Some(task) = core.tasks.values().find(|task| needs(&task.record.work)) {
             let job = task.record.job;
             let message = format!("{revision} is needed by job {job}; wait for it or cancel it");
@@ -298,6 +295,7 @@ impl Service {
             layout: self.layout_of(record).to_owned(),
             inventory: record.inventory.clone(),
             slots: self.store().slots(record.id).await?,
+            whole_disks: self.store().whole_disks(record.id).await?,
             job: core.job_of(record.id),
             enrolled_unix_ms: record.enrolled,
             registered_unix_ms: record.registered,

@@ -5,7 +5,8 @@ use super::{
     core::{ActiveTask, Core},
 };
 use crate::{
-    jobs::task::{self, Deadline, Heard, TaskEffect, TaskEvent, TaskState},
+    images::DiskImage,
+    jobs::task::{self, Deadline, Finish, Heard, TaskEffect, TaskEvent, TaskState},
     store::{
         AuditRecord, BootSeen, Change, DefaultBoot, EventRecord, Noted, Store, TaskRecord, Work,
     },
@@ -17,7 +18,7 @@ use metalcast_shared::{
     event::{Step, TaskEvent as AgentEvent},
     id::{NodeId, Revision, TaskId},
     manifest::{Manifest, SignedManifest},
-    to_agent::{Deploy, FixUp, Overwrite, SelectSlot, Task, ToAgent, Work as WireWork},
+    to_agent::{Deploy, DeployDisk, FixUp, Overwrite, SelectSlot, Task, ToAgent, Work as WireWork},
 };
 use std::sync::Arc;
 
@@ -174,18 +175,9 @@ impl Service {
                 finish,
                 ..
             } => {
-                let manifest = self.manifest(core, &image).await?;
-                let manifest = manifest.with_context(|| format!("image {image} is gone"))?;
-                let report = match finish {
-                    task::Finish::Report => Some(ReportConfig {
-                        url: self.settings().report_url.clone(),
-                        token: (self.shared.parts.seal_report)(&ReportToken { task: id }),
-                    }),
-                    task::Finish::LocalBoot => None,
-                };
-                let overwrite = self.overwrite(id, overwrite, &disk, slot).await?;
-                let fix_up = FixUp { hostname, report, adaptation };
-                let manifest = manifest.1.clone();
+                let manifest = self.signed_manifest(core, &image).await?;
+                let overwrite = self.overwrite(id, overwrite, &disk, Some(slot)).await?;
+                let fix_up = FixUp { hostname, report: self.report(id, finish), adaptation };
                 Ok(WireWork::Deploy(Box::new(Deploy {
                     image,
                     manifest,
@@ -197,17 +189,69 @@ impl Service {
                     fix_up,
                 })))
             }
+            Work::DeployDisk {
+                image, disk, overwrite, own, hostname, adaptation, finish, ..
+            } => {
+                let manifest = self.signed_manifest(core, &image).await?;
+                let DiskImage { whole, partitions } =
+                    self.disk_image(&image).await?.map_err(anyhow::Error::msg)?;
+                let overwrite = self.overwrite(id, overwrite, &disk, None).await?;
+                let fix_up = FixUp { hostname, report: self.report(id, finish), adaptation };
+                Ok(WireWork::DeployDisk(Box::new(DeployDisk {
+                    image,
+                    manifest,
+                    partitions,
+                    disk,
+                    whole,
+                    overwrite,
+                    own,
+                    fix_up,
+                })))
+            }
         }
     }
 
+    /// How the deployed system reports in, if it does.
+    fn report(&self, task: TaskId, finish: Finish) -> Option<ReportConfig> {
+        match finish {
+            Finish::Report => Some(ReportConfig {
+                url: self.settings().report_url.clone(),
+                token: (self.shared.parts.seal_report)(&ReportToken { task }),
+            }),
+            Finish::LocalBoot => None,
+        }
+    }
+
+    async fn signed_manifest(
+        &self,
+        core: &mut Core,
+        image: &Revision,
+    ) -> anyhow::Result<SignedManifest> {
+        let manifest = self.manifest(core, image).await?;
+        Ok(manifest.with_context(|| format!("image {image} is gone"))?.1.clone())
+    }
+
+    /// What a revision says of its whole disk, or why it is none of one.
+    pub(super) async fn disk_image(
+        &self,
+        image: &Revision,
+    ) -> anyhow::Result<Result<DiskImage, String>> {
+        let (catalog, wanted) = (Arc::clone(&self.shared.parts.catalog), image.clone());
+        tokio::task::spawn_blocking(move || catalog.whole_disk(&wanted))
+            .await
+            .context("reading an image's files")?
+            .with_context(|| format!("reading the disk of {image}"))
+    }
+
     /// What an agent may lose. An earlier hand-out that began to partition had found a blank disk, or
-    /// our layout with a blank slot: what it left half-made there is our own.
+    /// our layout with a blank slot: what it left half-made there is our own. Without a slot it is about
+    /// the whole disk.
     async fn overwrite(
         &self,
         id: TaskId,
         overwrite: Overwrite,
         disk: &DiskSelector,
-        slot: u16,
+        slot: Option<u16>,
     ) -> anyhow::Result<Overwrite> {
         if overwrite != Overwrite::BlankOnly || id.generation < 2 {
             return Ok(overwrite);
@@ -216,6 +260,7 @@ impl Service {
         if !self.store().was_said(id.job, id.node, &began).await? {
             return Ok(overwrite);
         }
+        let Some(slot) = slot else { return Ok(Overwrite::WholeDisk) };
         let (slots, disk) = (self.store().slots(id.node).await?, disk.to_string());
         let has_others = slots.iter().any(|used| used.disk == disk && used.slot != slot);
         Ok(if has_others { Overwrite::OwnSlot } else { Overwrite::WholeDisk })

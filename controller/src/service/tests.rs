@@ -3,3 +3,4 @@
 mod enrolment;
 mod jobs;
 mod rig;
+mod whole_disk;

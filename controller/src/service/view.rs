@@ -3,7 +3,7 @@
 //! Times are milliseconds since 1970-01-01 UTC.
 
 use crate::{
-    jobs::plan::{LayoutAction, SlotUse},
+    jobs::plan::{DiskUse, LayoutAction, SlotUse},
     store::{DefaultBoot, JobSpec},
 };
 use metalcast_shared::{
@@ -38,8 +38,10 @@ pub struct NodeView {
     pub layout: String,
     /// What it is made of, once it registered.
     pub inventory: Option<Inventory>,
-    /// What we put on its disks.
+    /// What we put into slots of its disks.
     pub slots: Vec<SlotUse>,
+    /// Disks that we deployed as a whole.
+    pub whole_disks: Vec<DiskUse>,
     /// The job that it is busy with.
     pub job: Option<JobId>,
     /// When it first enrolled.
@@ -66,17 +68,21 @@ pub struct NodeChange {
 pub struct DeployRequest {
     /// `project/name` or `project/name@7`.
     pub image: String,
-    /// The slot.
-    pub slot: u16,
+    /// The slot; or else the whole disk.
+    #[serde(default)]
+    pub slot: Option<u16>,
+    /// Whether the disk is made that of the image, all of it.
+    #[serde(default)]
+    pub whole_disk: bool,
     /// Names of nodes.
     pub nodes: Vec<String>,
-    /// Partition of the image, where it has several.
+    /// Partition of the image, where it has several; for a slot only.
     #[serde(default)]
     pub partition: Option<String>,
     /// Serial or WWN of the disk, where a node has several.
     #[serde(default)]
     pub disk: Option<String>,
-    /// Layout, if not the nodes' own.
+    /// Layout, if not the nodes' own; for a slot only.
     #[serde(default)]
     pub layout: Option<String>,
     /// Host name, if not the node's name; for one node only.
@@ -144,16 +150,48 @@ pub struct BootAnswer {
 pub struct PlanView {
     /// The image.
     pub image: Revision,
-    /// Its partition.
-    pub partition: String,
-    /// Its filesystem.
-    pub filesystem: String,
-    /// The slot.
-    pub slot: u16,
+    /// Where it goes.
+    #[serde(flatten)]
+    pub target: TargetView,
     /// How the system is adapted beyond what every one is.
     pub adaptation: Adaptation,
     /// What happens on each node.
     pub nodes: Vec<NodePlanView>,
+}
+
+/// Where an image goes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TargetView {
+    /// Into a slot.
+    Slot {
+        /// Which of its partitions.
+        partition: String,
+        /// Its filesystem.
+        filesystem: String,
+        /// The slot.
+        slot: u16,
+    },
+    /// Onto a whole disk.
+    WholeDisk {
+        /// By what the disk's table will be known: `GPT, disk GUID ...`.
+        table: String,
+        /// The partitions that it will have.
+        partitions: Vec<PartitionView>,
+    },
+}
+
+/// A partition that a disk will have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionView {
+    /// Its number.
+    pub number: u16,
+    /// Where it begins, in bytes from the disk's start.
+    pub start_bytes: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// What will be in it: a filesystem, `swap`, `extended`, or nothing.
+    pub what: String,
 }
 
 /// What a deployment does to one node.
@@ -169,11 +207,11 @@ pub struct NodePlanView {
     pub disk_bytes: u64,
     /// What is on the disk, as its agent last saw it.
     pub contents: Vec<String>,
-    /// The layout's name.
-    pub layout: String,
-    /// What becomes of the partition table.
-    pub layout_action: LayoutAction,
-    /// What we know to be in the slot.
+    /// The layout's name, for a slot.
+    pub layout: Option<String>,
+    /// What becomes of the partition table, for a slot.
+    pub layout_action: Option<LayoutAction>,
+    /// What we know to be in the slot, or to have made of the disk.
     pub present: Option<Revision>,
     /// What will be lost that we did not put there.
     pub lost: Vec<String>,
@@ -181,7 +219,7 @@ pub struct NodePlanView {
     pub needs_yes: bool,
     /// Host name of the deployed system.
     pub hostname: String,
-    /// Bytes that will be written into the slot.
+    /// Bytes that will be written.
     pub write_bytes: u64,
     /// Bytes that will come over the network.
     pub wire_bytes: u64,

@@ -4,7 +4,10 @@ use super::{
     AuditRecord, BootRecord, BootSeen, EnrolmentRecord, EventRecord, JobRecord, LogRecord,
     NodeRecord, Noted, Store, StoreError, TaskRecord,
 };
-use crate::jobs::{plan::SlotUse, task::Life};
+use crate::jobs::{
+    plan::{DiskUse, SlotUse},
+    task::Life,
+};
 use metalcast_shared::{
     event::TaskEvent,
     hash::Hash,
@@ -129,6 +132,16 @@ fn slot(row: &SqliteRow) -> Result<SlotUse, StoreError> {
         layout: json(row, "layout", "layout")?,
         image: parsed(row, "image", "image revision")?,
         stage: json(row, "stage", "slot stage")?,
+        at_unix_ms: row.try_get("at")?,
+    })
+}
+
+fn whole_disk(row: &SqliteRow) -> Result<DiskUse, StoreError> {
+    Ok(DiskUse {
+        disk: text(row, "disk")?,
+        table: json(row, "table_id", "table id")?,
+        image: parsed(row, "image", "image revision")?,
+        stage: json(row, "stage", "stage of a whole disk")?,
         at_unix_ms: row.try_get("at")?,
     })
 }
@@ -313,6 +326,15 @@ impl Store {
             .fetch_all(&self.readers)
             .await?;
         rows.iter().map(slot).collect()
+    }
+
+    /// Disks of a node that we deployed as a whole.
+    pub async fn whole_disks(&self, node: NodeId) -> Result<Vec<DiskUse>, StoreError> {
+        let rows = sqlx::query("SELECT * FROM whole_disks WHERE node = $1 ORDER BY disk")
+            .bind(node.to_string())
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter().map(whole_disk).collect()
     }
 
     /// Log lines of a job in order, the newest `limit` of them.

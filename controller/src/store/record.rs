@@ -14,6 +14,7 @@ use metalcast_shared::{
     layout::Layout,
     to_agent::Overwrite,
     to_controller::LogLevel,
+    whole_disk::TableId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +105,13 @@ pub enum JobSpec {
         /// The slot.
         slot: u16,
     },
+    /// Put an image onto a whole disk of nodes.
+    DeployDisk {
+        /// The image.
+        image: Revision,
+        /// When a task is done.
+        finish: Finish,
+    },
 }
 
 /// A job.
@@ -161,14 +169,41 @@ pub enum Work {
         /// The slot.
         slot: u16,
     },
+    /// Make a whole disk that of an image. Table and boot code are the image's.
+    DeployDisk {
+        /// The image.
+        image: Revision,
+        /// The disk.
+        disk: DiskSelector,
+        /// By what its table will be known again.
+        table: TableId,
+        /// What may be lost.
+        overwrite: Overwrite,
+        /// A disk with this table was deployed by us as a whole.
+        own: Option<TableId>,
+        /// The host name of the systems on it.
+        hostname: String,
+        /// How they are adapted beyond that.
+        adaptation: Adaptation,
+        /// When the task is done.
+        finish: Finish,
+    },
 }
 
 impl Work {
     /// When the task is done.
     pub fn finish(&self) -> Finish {
         match self {
-            Self::Deploy { finish, .. } => *finish,
+            Self::Deploy { finish, .. } | Self::DeployDisk { finish, .. } => *finish,
             Self::SelectSlot { .. } => Finish::LocalBoot,
+        }
+    }
+
+    /// The image that it needs.
+    pub fn image(&self) -> Option<&Revision> {
+        match self {
+            Self::Deploy { image, .. } | Self::DeployDisk { image, .. } => Some(image),
+            Self::SelectSlot { .. } => None,
         }
     }
 }

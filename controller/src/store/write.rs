@@ -5,7 +5,10 @@ use super::{
     LogRecord, MAX_BOOT_EVENTS, MAX_BOOT_EVENTS_PER_MAC, MAX_DEEDS, MAX_JOBS,
     MAX_LOG_LINES_PER_NODE, NodeRecord, Store, StoreError, TaskRecord,
 };
-use crate::{causes::with_causes, jobs::plan::SlotUse};
+use crate::{
+    causes::with_causes,
+    jobs::plan::{DiskUse, SlotUse},
+};
 use metalcast_shared::{id::NodeId, layout::Layout};
 use serde::Serialize;
 use sqlx::SqliteConnection;
@@ -36,7 +39,14 @@ pub enum Change {
         /// What.
         used: SlotUse,
     },
-    /// A disk gets a partition table: what lay in slots of other layouts is gone.
+    /// What we made of a whole disk of a node; what lay in slots of it is gone.
+    WholeDisk {
+        /// The node.
+        node: NodeId,
+        /// What.
+        used: DiskUse,
+    },
+    /// A disk gets a partition table: what lay in slots of other layouts, or on all of it, is gone.
     ForgetOtherLayouts {
         /// The node.
         node: NodeId,
@@ -212,11 +222,17 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
         Change::Task(task) => write_task(db, task).await,
         Change::Event(event) => write_event(db, event).await,
         Change::Slot { node, used } => write_slot(db, *node, used).await,
+        Change::WholeDisk { node, used } => write_whole_disk(db, *node, used).await,
         Change::ForgetOtherLayouts { node, disk, layout } => {
             sqlx::query("DELETE FROM slots WHERE node = $1 AND disk = $2 AND layout <> $3")
                 .bind(node.to_string())
                 .bind(disk)
                 .bind(json(layout))
+                .execute(&mut *db)
+                .await?;
+            sqlx::query("DELETE FROM whole_disks WHERE node = $1 AND disk = $2")
+                .bind(node.to_string())
+                .bind(disk)
                 .execute(db)
                 .await?;
             Ok(())
@@ -367,6 +383,32 @@ async fn write_slot(
     .bind(&used.disk)
     .bind(i64::from(used.slot))
     .bind(json(&used.layout))
+    .bind(used.image.to_string())
+    .bind(json(&used.stage))
+    .bind(used.at_unix_ms)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+async fn write_whole_disk(
+    db: &mut SqliteConnection,
+    node: NodeId,
+    used: &DiskUse,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM slots WHERE node = $1 AND disk = $2")
+        .bind(node.to_string())
+        .bind(&used.disk)
+        .execute(&mut *db)
+        .await?;
+    sqlx::query(
+        "INSERT INTO whole_disks (node, disk, table_id, image, stage, at)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (node, disk) DO UPDATE SET table_id = $3, image = $4, stage = $5, at = $6",
+    )
+    .bind(node.to_string())
+    .bind(&used.disk)
+    .bind(json(&used.table))
     .bind(used.image.to_string())
     .bind(json(&used.stage))
     .bind(used.at_unix_ms)

@@ -39,6 +39,9 @@ pub trait Library: Send + Sync + 'static {
     /// The frame of a chunk as it is stored, its hash checked.
     fn frame(&self, revision: &Revision, partition: &str, chunk: &Chunk)
     -> anyhow::Result<Vec<u8>>;
+
+    /// A small file beside the data, without the zeros at its end.
+    fn side_file(&self, revision: &Revision, name: &str) -> anyhow::Result<Vec<u8>>;
 }
 
 impl Library for Images {
@@ -53,6 +56,10 @@ impl Library for Images {
         chunk: &Chunk,
     ) -> anyhow::Result<Vec<u8>> {
         Ok(Images::frame(self, revision, partition, chunk)?)
+    }
+
+    fn side_file(&self, revision: &Revision, name: &str) -> anyhow::Result<Vec<u8>> {
+        Ok(Images::side_file(self, revision, name)?)
     }
 }
 
@@ -249,7 +256,7 @@ async fn decoded_page<F: Fleet, L: Library>(
 }
 
 /// Runs `work` on a blocking thread.
-async fn blocking<F: Fleet, L: Library, T: Send + 'static>(
+pub(super) async fn blocking<F: Fleet, L: Library, T: Send + 'static>(
     server: &Server<F, L>,
     work: impl FnOnce(&L) -> anyhow::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {
@@ -258,6 +265,6 @@ async fn blocking<F: Fleet, L: Library, T: Send + 'static>(
     tokio::task::spawn_blocking(move || work(&library)).await.context("reading was interrupted")?
 }
 
-fn not_needed(revision: &Revision) -> anyhow::Error {
+pub(super) fn not_needed(revision: &Revision) -> anyhow::Error {
     anyhow::anyhow!("no task of this node needs {revision}")
 }

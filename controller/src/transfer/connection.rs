@@ -2,7 +2,7 @@
 
 use super::{
     Close, FRAME_BUDGET_BYTES, Fleet, Library, OPEN_DEADLINE, Server, bundles, chunks, enrol,
-    session,
+    session, side_files,
     wire::{self, End},
 };
 use crate::pki;
@@ -189,5 +189,8 @@ async fn dispatch<F: Fleet, L: Library>(
             chunks::serve(server, peer, request, send).await
         }
         Open::Bundle { hash } => bundles::serve(server, hash, send).await,
+        Open::SideFile { revision, name } => {
+            side_files::serve(server, peer, revision, name, send).await
+        }
     }
 }

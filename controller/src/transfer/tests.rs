@@ -10,6 +10,7 @@ use metalcast_shared::{
     to_agent::{BundleReply, ChunkHeader, EnrolReply, PageReply, Standing},
     to_controller::{Enrol, MAX_CHUNKS_PER_REQUEST, Open},
     version::{ALPN, PROTOCOL, SERVER_NAME},
+    whole_disk::MAX_GAP_BYTES,
 };
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
@@ -27,6 +28,7 @@ use uuid::Uuid;
 const MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const FRAME_BYTES: u32 = 300_000;
 const CHUNKS: u32 = 100;
+const SIDE_FILE: &[u8] = b"what lies behind the MBR";
 
 /// Binds each boot to the first key that comes, as the service does, and notes what it is told.
 #[derive(Clone, Default)]
@@ -151,6 +153,14 @@ impl Library for FakeLibrary {
     fn frame(&self, _: &Revision, _: &str, chunk: &Chunk) -> anyhow::Result<Vec<u8>> {
         anyhow::ensure!(chunk.index != 13, "the frame is damaged");
         Ok(frame(chunk.index))
+    }
+
+    fn side_file(&self, _: &Revision, name: &str) -> anyhow::Result<Vec<u8>> {
+        match name {
+            "gap" => Ok(SIDE_FILE.to_vec()),
+            "huge" => Ok(vec![1; MAX_GAP_BYTES as usize + 1]),
+            _ => anyhow::bail!("no such file"),
+        }
     }
 }
 
@@ -485,6 +495,30 @@ async fn sessions_end_with_a_reason_and_are_reported_once() {
     let closed =
         |id| fleet.notes().iter().filter(|n| n.starts_with(&format!("closed {id}"))).count();
     assert_eq!([closed(0), closed(1), closed(2)], [1, 1, 1], "{:?}", fleet.notes());
+}
+
+#[tokio::test]
+async fn a_file_beside_an_image_is_given_to_whose_task_needs_the_image() {
+    let rig = Rig::new();
+    let agent = rig.agent(node()).await;
+    let ask = async |name: &str, revision: Revision| {
+        let wanted = Open::SideFile { revision, name: name.into() };
+        let (_send, mut receive) = open(&agent, &wanted).await;
+        let reply: BundleReply = read(&mut receive).await;
+        (reply, receive.read_to_end(SIDE_FILE.len()).await.unwrap())
+    };
+    let (reply, content) = ask("gap", revision()).await;
+    assert_eq!(reply, BundleReply::File { bytes: SIDE_FILE.len() as u32 });
+    assert_eq!(content, SIDE_FILE);
+    for (name, of, why) in [
+        ("none", revision(), "no such file"),
+        ("huge", revision(), "bytes are too many"),
+        ("gap", "lab/other@1".parse().unwrap(), "no task of this node needs lab/other@1"),
+    ] {
+        let (reply, content) = ask(name, of).await;
+        let BundleReply::Unavailable { reason } = reply else { panic!("{name} is given") };
+        assert!(reason.contains(why) && content.is_empty(), "{reason}");
+    }
 }
 
 #[tokio::test]

@@ -2,8 +2,13 @@
 //! imports that, and it restores what the store made of it.
 
 use crate::{Store, name, source::sh, with_causes};
+use metalcast_formats::whole_disk;
 use metalcast_shared::id::Revision;
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs,
+    os::unix::fs::{FileExt, PermissionsExt},
+    path::Path,
+};
 
 /// Programs that stand before the real ones in PATH: kernels without a reader of partition tables
 /// learn the partitions from partx.
@@ -163,6 +168,11 @@ fn clonezilla_saves_a_disk_we_import_it_and_clonezilla_restores_it() {
         manifest.partitions.iter().map(|one| one.filesystem.as_str()).collect();
     assert_eq!(partitions, ["vfat", "ext4"]);
     assert!(manifest.provenance.contains(", saved 2"), "{}", manifest.provenance);
+    assert_eq!(stored_identities(dir, &store, &disk), identities(dir, &first));
+    let image = store.images.whole_disk(&disk).unwrap();
+    let numbers: Vec<u16> = image.partitions.iter().map(|placed| placed.number).collect();
+    assert_eq!(numbers, [1, 5]);
+    assert_eq!(image.whole.boot.gap, None, "there is nothing but zeros");
     let left_out = format!("; left out: {0}p2 (extended), {0}p6 (swap)", first.short());
     assert!(manifest.provenance.ends_with(&left_out), "{}", manifest.provenance);
     let stored = store.path(&disk);
@@ -258,6 +268,21 @@ fn identities(dir: &Path, disk: &LoopDisk) -> String {
     sh(dir, &format!("sfdisk -d {0} | sed -n '/start/s|{0}||p' | tr -d ' '", disk.0))
 }
 
+/// The identities of a disk that gets the table which the store has of a revision.
+fn stored_identities(dir: &Path, store: &Store, revision: &Revision) -> String {
+    sh(dir, "rm -f third; truncate -s 200M third");
+    let third = LoopDisk::attach(&dir.join("third"));
+    let image = store.images.whole_disk(revision).unwrap_or_else(|e| panic!("{}", with_causes(&e)));
+    let swap = &image.whole.swaps[..];
+    assert!(swap.iter().all(|swap| swap.uuid.is_some() && swap.label == "exchange"), "{swap:?}");
+    assert_eq!(swap.len(), 1);
+    let file = fs::File::options().write(true).open(dir.join("third")).unwrap();
+    for write in whole_disk::plan(&image.whole, 200 << 20, 512).unwrap().writes {
+        file.write_all_at(&write.bytes, write.byte_offset).unwrap();
+    }
+    identities(dir, &third)
+}
+
 #[test]
 fn clonezilla_saves_a_gpt_disk_we_import_it_and_clonezilla_restores_it_also_as_of_old() {
     let scratch = tempfile::tempdir().unwrap();
@@ -292,6 +317,7 @@ fn clonezilla_saves_a_gpt_disk_we_import_it_and_clonezilla_restores_it_also_as_o
     assert_eq!(sh(&stored, "ls *.aa *.lzo 2> /dev/null || true"), "");
 
     for revision in [new, old] {
+        assert_eq!(stored_identities(dir, &store, &revision), table);
         sh(dir, "rm -f second; truncate -s 200M second");
         let second = LoopDisk::attach(&dir.join("second"));
         let what = format!("-k0 restoredisk {} {}", revision.number, second.short());

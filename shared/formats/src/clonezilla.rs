@@ -13,12 +13,15 @@ mod files;
 mod gdisk;
 mod name;
 mod save;
+mod sfdisk;
 mod sums;
 mod table;
+mod whole_disk;
 
 pub use name::piece_suffix;
 pub use save::{DiskFacts, DiskTable, PartitionFacts};
 pub use table::{SavedTable, TableKind};
+pub use whole_disk::{Contents, SavedDisk, WholeDiskError};
 
 use crate::stream::{self, Compression, Opened, Piece, Start, StreamError};
 use files::Files;

@@ -1,4 +1,4 @@
-//! GUID partition tables, read only: the primary, or the backup where that is damaged.
+//! GUID partition tables. Read is the primary, or the backup where that is damaged; both are written.
 //!
 //! Both check sums must fit, and no partition may leave the usable part of the disk or overlap another:
 //! a damaged table is never taken for a smaller one. Sectors may be of any size that disks have.
@@ -6,6 +6,10 @@
 use crate::bytes::{le_u32, le_u64};
 use std::io::{self, Read, Seek, SeekFrom};
 use uuid::Uuid;
+
+mod write;
+
+pub use write::{WriteError, backup_sectors};
 
 /// Most bytes of entries that are read: 128 entries of 128 bytes are usual, this is 64 times that.
 const MAX_ENTRIES_BYTES: u64 = 1 << 20;
@@ -151,14 +155,14 @@ impl<D: Read + Seek> Reader<'_, D> {
     }
 }
 
-fn guid(bytes: &[u8]) -> Uuid {
+pub(crate) fn guid(bytes: &[u8]) -> Uuid {
     let mut raw = [0; 16];
     raw.copy_from_slice(&bytes[..16]);
     Uuid::from_bytes_le(raw)
 }
 
 /// An entry that is in use; its length is made up if it ends before it begins, and refused later.
-fn entry(number: u16, row: &[u8]) -> Option<Entry> {
+pub(crate) fn entry(number: u16, row: &[u8]) -> Option<Entry> {
     let kind = guid(row);
     let (start_lba, last) = (le_u64(row, 32), le_u64(row, 40));
     let units = row[56..128].chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));

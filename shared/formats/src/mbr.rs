@@ -37,7 +37,7 @@ pub const BOOT_CODE_BYTES: usize = 0x1b8;
 
 /// Offset of the disk signature in sector 0, in bytes; the table follows it.
 const SIGNATURE_OFFSET: usize = BOOT_CODE_BYTES;
-const FIRST_LOGICAL: u16 = 5;
+pub(crate) const FIRST_LOGICAL: u16 = 5;
 
 /// Bytes to be put on a disk. May be shorter than a sector: what is around them stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +103,7 @@ impl Table {
     }
 }
 
-fn is_extended(kind: u8) -> bool {
+/// Whether a type byte is that of an extended partition, as far as Linux takes it for one.
+pub fn is_extended(kind: u8) -> bool {
     matches!(kind, KIND_EXTENDED | KIND_EXTENDED_LBA | 0x85)
 }

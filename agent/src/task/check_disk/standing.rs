@@ -5,7 +5,7 @@ use crate::{
     disk::{Access, BOOT_LABEL, BootPartition, Device, SlotRecord},
     task::{
         StepLog,
-        plan::{BootState, SlotAddress, TableState, Target, announce, window},
+        plan::{BootState, NamedDisk, SlotAddress, TableState, Target, announce_plan, window},
         swap,
     },
 };
@@ -27,7 +27,7 @@ pub(super) fn of(
     let mut target = table(located, address, overwrite, log)?;
     if let TableState::AsPlanned(_) = target.table {
         let device = target.open(log)?;
-        announce(&device, &target.plan)?;
+        announce_plan(&device, &target.plan)?;
         target.boot = boot_state(&device, &target.plan, overwrite)?;
         target.make_swap = wants_swap(&device, &target.plan, overwrite, log)?;
         drop(device);
@@ -52,8 +52,8 @@ pub(super) fn table(
             TableState::ToBeWritten
         }
     };
-    let (selector, boot) = (address.disk.clone(), BootState::ToBeFormatted);
-    Ok(Target { disk: path, selector, plan, slot, table, boot, make_swap: true })
+    let disk = NamedDisk { path, selector: address.disk.clone() };
+    Ok(Target { disk, plan, slot, table, boot: BootState::ToBeFormatted, make_swap: true })
 }
 
 /// The disk signature, if the disk's table is the planned one.
@@ -106,7 +106,7 @@ fn may_partition(
 
 /// Whether all that is on the disk is what sfdisk leaves where it makes a table without partitions:
 /// the table's signature and 55AA.
-fn has_only_an_empty_table(device: &Device<'_>) -> anyhow::Result<bool> {
+pub(in crate::task) fn has_only_an_empty_table(device: &Device<'_>) -> anyhow::Result<bool> {
     let bytes = WINDOW_BYTES.min(device.bytes());
     let mut head = vec![0; bytes as usize];
     let mut tail = head.clone();

@@ -59,6 +59,40 @@ pub(super) fn run(root: &Root, ids: &Ids, more: &[KernelArg]) -> anyhow::Result<
     Ok(changes)
 }
 
+/// Only adds words to the kernel's command line: on a disk that is deployed as a whole everything else
+/// is right as it is.
+pub(super) fn add(root: &Root, more: &[KernelArg]) -> anyhow::Result<Vec<String>> {
+    let mut changes = Vec::new();
+    if more.is_empty() {
+        return Ok(changes);
+    }
+    for file in MENUS {
+        change(root, file, &mut changes, |text| with_words(text, more))?;
+    }
+    ensure!(
+        !changes.is_empty(),
+        "no menu in {} starts a kernel, so that there is nothing to add {} to (is /boot a partition \
+         of its own, or the menu made by blscfg?)",
+        MENUS.join(" or "),
+        words(more).trim_start()
+    );
+    change(root, DEFAULTS, &mut changes, |text| with_more(text, more))?;
+    Ok(changes)
+}
+
+/// A menu with these words on each kernel's command line.
+fn with_words(text: &str, more: &[KernelArg]) -> String {
+    let lines = text.split('\n').map(|line| match is_kernel(line) {
+        true => format!("{}{}", without(line, more).trim_end(), words(more)),
+        false => line.to_owned(),
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn is_kernel(line: &str) -> bool {
+    matches!(line.split_whitespace().next(), Some("linux" | "linux16" | "linuxefi"))
+}
+
 fn change(
     root: &Root,
     file: &str,
@@ -80,12 +114,12 @@ fn change(
 /// Root by the slot's own name, hibernation by this disk's swap.
 fn menu(text: &str, ids: &Ids, more: &[KernelArg]) -> String {
     let text = with_new_uuid(text, ids);
-    let lines = text.split('\n').map(|line| match line.split_whitespace().next() {
-        Some("linux" | "linux16" | "linuxefi") => {
+    let lines = text.split('\n').map(|line| match is_kernel(line) {
+        true => {
             let line = command_line(&without(line, more), ids);
             format!("{line} {}{}", resume(ids), words(more))
         }
-        _ => line.to_owned(),
+        false => line.to_owned(),
     });
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -195,6 +229,20 @@ mod tests {
             swap_uuid: swap.map(Into::into),
             known: Vec::new(),
         }
+    }
+
+    #[test]
+    fn words_can_be_added_and_nothing_else_changes() {
+        let more: Vec<KernelArg> = vec!["quiet".parse().unwrap(), "console=ttyS0".parse().unwrap()];
+        assert_eq!(
+            with_words("menu {\n\tlinux /v root=/dev/sda1 quiet ro \n}\n", &more),
+            "menu {\n\tlinux /v root=/dev/sda1 ro quiet console=ttyS0\n}\n"
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(dir.path()).unwrap();
+        assert_eq!(add(&root, &[]).unwrap(), Vec::<String>::new());
+        let error = add(&root, &more).unwrap_err().to_string();
+        assert!(error.contains("nothing to add quiet console=ttyS0 to"), "{error}");
     }
 
     #[test]

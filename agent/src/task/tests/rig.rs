@@ -7,7 +7,7 @@ use crate::{
     },
 };
 use metalcast_formats::{
-    chunk::{Chunks, Sealer},
+    chunk::{Chunks, PlainChunk, RAW_BLOCK_BYTES, RawChunks, Sealer},
     grub::recipe,
     layout::{self, DiskPlan, SECTOR_BYTES},
     partclone::Reader,
@@ -23,11 +23,15 @@ use metalcast_shared::{
     manifest::{CHUNKS_PER_PAGE, Chunk, Manifest, Page, PageRef, Partition, SignedManifest},
     to_agent::{Deploy, FixUp, Overwrite, SelectSlot},
 };
-use metalcast_sys::{block::partition_path, loopdev::LoopDevice};
+use metalcast_sys::{
+    block::partition_path,
+    loopdev::{LoopDevice, Options},
+};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use std::{
     collections::HashMap,
     fs::{File, OpenOptions},
+    ops::Deref,
     os::unix::fs::{FileExt, symlink},
     path::{Path, PathBuf},
     process::Command,
@@ -52,6 +56,33 @@ pub(crate) fn tool(command: &mut Command) -> String {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {text}{error}");
     text
+}
+
+/// The manifest of `lab/debian@7`, its signed form and the key.
+pub(crate) fn signed(partitions: Vec<Partition>) -> (Manifest, SignedManifest, Vec<u8>) {
+    let manifest = Manifest {
+        version: 1,
+        revision: "lab/debian@7".parse().unwrap(),
+        created_unix: 0,
+        provenance: "test".into(),
+        partitions,
+    };
+    let random = ring::rand::SystemRandom::new();
+    let pkcs8 = Ed25519KeyPair::generate_pkcs8(&random).unwrap();
+    let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
+    let root = manifest.encode();
+    let signature = pair.sign(&root).as_ref().to_vec();
+    let key = pair.public_key().as_ref().to_vec();
+    (manifest, SignedManifest { root, signature }, key)
+}
+
+/// What a saved partition is.
+struct Facts {
+    filesystem: String,
+    block_bytes: u32,
+    total_blocks: u64,
+    used_blocks: u64,
+    device_bytes: u64,
 }
 
 /// An imported image with one partition, `sda1`.
@@ -98,13 +129,44 @@ impl TestImage {
         Self::seal(&saved, filesystem, uuid)
     }
 
-    fn seal(saved: &Path, filesystem: &str, uuid: String) -> Self {
+    pub(crate) fn seal(saved: &Path, filesystem: &str, uuid: String) -> Self {
         let mut chunks = Chunks::new(Reader::open(File::open(saved).unwrap()).unwrap()).unwrap();
         let header = chunks.reader().header().clone();
-        let used_blocks = chunks.reader().used_blocks();
+        let facts = Facts {
+            filesystem: filesystem.into(),
+            block_bytes: header.block_bytes,
+            total_blocks: header.total_blocks,
+            used_blocks: chunks.reader().used_blocks(),
+            device_bytes: header.device_bytes,
+        };
+        let saved = std::fs::read(saved).unwrap();
+        Self::of_chunks(|| chunks.next_chunk().unwrap(), facts, saved, uuid)
+    }
+
+    /// All bytes of a device, as `dd` saves them.
+    pub(crate) fn raw(device: &Path) -> Self {
+        let saved = std::fs::read(device).unwrap();
+        let blocks = saved.len() as u64 / u64::from(RAW_BLOCK_BYTES);
+        let facts = Facts {
+            filesystem: "dd".into(),
+            block_bytes: RAW_BLOCK_BYTES,
+            total_blocks: blocks,
+            used_blocks: blocks,
+            device_bytes: saved.len() as u64,
+        };
+        let mut chunks = RawChunks::new(File::open(device).unwrap());
+        Self::of_chunks(|| chunks.next_chunk().unwrap(), facts, saved, String::new())
+    }
+
+    fn of_chunks(
+        mut next: impl FnMut() -> Option<PlainChunk>,
+        facts: Facts,
+        saved: Vec<u8>,
+        uuid: String,
+    ) -> Self {
         let mut sealer = Sealer::new(3).unwrap();
         let (mut entries, mut frames, mut offset) = (Vec::new(), HashMap::new(), 100u64);
-        while let Some(plain) = chunks.next_chunk().unwrap() {
+        while let Some(plain) = next() {
             let mut sealed = sealer.seal(plain).unwrap();
             sealed.chunk.offset = offset;
             offset += u64::from(sealed.chunk.frame_bytes);
@@ -121,33 +183,19 @@ impl TestImage {
         }
         let partition = Partition {
             name: "sda1".into(),
-            filesystem: filesystem.into(),
-            file: format!("sda1.{filesystem}-ptcl-img.zst"),
-            block_bytes: header.block_bytes,
-            total_blocks: header.total_blocks,
-            used_blocks,
-            device_bytes: header.device_bytes,
-            chunk_blocks: Partition::chunk_blocks_for(header.block_bytes),
+            file: format!("sda1.{}-ptcl-img.zst", facts.filesystem),
+            filesystem: facts.filesystem,
+            block_bytes: facts.block_bytes,
+            total_blocks: facts.total_blocks,
+            used_blocks: facts.used_blocks,
+            device_bytes: facts.device_bytes,
+            chunk_blocks: Partition::chunk_blocks_for(facts.block_bytes),
             chunks: entries.len() as u32,
             head_bytes: 100,
             file_bytes: offset,
             pages: references,
         };
-        let manifest = Manifest {
-            version: 1,
-            revision: "lab/debian@7".parse().unwrap(),
-            created_unix: 0,
-            provenance: "test".into(),
-            partitions: vec![partition],
-        };
-        let random = ring::rand::SystemRandom::new();
-        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&random).unwrap();
-        let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
-        let root = manifest.encode();
-        let signature = pair.sign(&root).as_ref().to_vec();
-        let key = pair.public_key().as_ref().to_vec();
-        let signed = SignedManifest { root, signature };
-        let saved = std::fs::read(saved).unwrap();
+        let (manifest, signed, key) = signed(vec![partition]);
         Self { manifest, signed, key, pages, chunks: entries, frames, saved, uuid }
     }
 
@@ -248,14 +296,27 @@ pub(crate) enum Entry {
 
 type Refuse = dyn Fn(usize, Operation) -> bool + Send + Sync;
 
-/// A loop disk on a machine.
+/// A loop disk on a machine, with an image for its slots.
 pub(crate) struct Rig {
-    pub(crate) machine: Arc<Machine>,
+    bench: Bench,
     pub(crate) image: Arc<TestImage>,
     pub(crate) layout: Layout,
     pub(crate) plan: DiskPlan,
+}
+
+impl Deref for Rig {
+    type Target = Bench;
+
+    fn deref(&self) -> &Bench {
+        &self.bench
+    }
+}
+
+/// A loop disk on a machine.
+pub(crate) struct Bench {
+    pub(crate) machine: Arc<Machine>,
     pub(crate) disk: PathBuf,
-    bytes: u64,
+    pub(crate) bytes: u64,
     /// What a look at the disks finds.
     pub(crate) found: Arc<Mutex<Disk>>,
     log: Arc<Mutex<Vec<Entry>>>,
@@ -330,52 +391,11 @@ fn layout_for(image: &TestImage) -> Layout {
 
 impl Rig {
     pub(crate) fn new(image: Arc<TestImage>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("disk");
         let layout = layout_for(&image);
         let mib = OTHERS_MIB + u32::from(SLOTS) * layout.slot_mib;
-        let bytes = u64::from(mib) * MIB;
-        File::create(&file).unwrap().set_len(bytes).unwrap();
-        let device = LoopDevice::attach(&file, Default::default()).unwrap();
-        let disk = device.path().to_owned();
-        let name = disk.file_name().unwrap().to_str().unwrap().to_owned();
-        let log: Arc<Mutex<Vec<Entry>>> = Arc::default();
-        let refuse: Arc<Mutex<Box<Refuse>>> = Arc::new(Mutex::new(Box::new(|_, _| false)));
-        let tap = {
-            let (log, refuse) = (log.clone(), refuse.clone());
-            let count = AtomicUsize::new(0);
-            move |operation| {
-                if refuse.lock().unwrap()(count.fetch_add(1, Ordering::SeqCst), operation) {
-                    return Err(std::io::Error::other("power is gone"));
-                }
-                log.lock().unwrap().push(Entry::Disk(operation));
-                Ok(())
-            }
-        };
-        let found = Disk { name, serial: Some(SERIAL.into()), bytes, ..Disk::default() };
-        let found = Arc::new(Mutex::new(found));
-        let seen = found.clone();
-        let machine = Machine {
-            disks: Box::new(move || Ok(vec![seen.lock().unwrap().clone()])),
-            dev: "/dev".into(),
-            grub: loaders().to_owned(),
-            run_dir: dir.path().join("run"),
-            tap: Some(Box::new(tap)),
-        };
-        let plan = layout::compute(&layout, bytes, 512).unwrap();
-        let machine = Arc::new(machine);
-        let (_loop, _dir) = (device, dir);
-        Self { machine, image, layout, plan, disk, bytes, found, log, refuse, _loop, _dir }
-    }
-
-    /// From now on the disk refuses operations for which this says so; they are counted from the
-    /// first on this disk.
-    pub(crate) fn refuse(&self, refuse: impl Fn(usize, Operation) -> bool + Send + Sync + 'static) {
-        *self.refuse.lock().unwrap() = Box::new(refuse);
-    }
-
-    pub(crate) fn selector(&self) -> DiskSelector {
-        DiskSelector { serial: Some(SERIAL.into()), wwn: None, bytes: self.bytes }
+        let bench = Bench::new(u64::from(mib) * MIB, Options::default());
+        let plan = layout::compute(&layout, bench.bytes, 512).unwrap();
+        Self { bench, image, layout, plan }
     }
 
     pub(crate) fn order(&self, slot: u16, overwrite: Overwrite) -> Deploy {
@@ -418,7 +438,80 @@ impl Rig {
         self.watch(|_| {}, |context| task::select_slot(&select, context))
     }
 
-    fn watch(
+    pub(crate) fn slot_start(&self, slot: u16) -> u64 {
+        self.plan.partition(slot).unwrap().start_lba * SECTOR_BYTES
+    }
+
+    /// Hash of a slot with the EBR and gap in front of it.
+    pub(crate) fn slot_hash(&self, slot: u16) -> Hash {
+        let plan = self.plan.partition(slot).unwrap();
+        let start = plan.ebr_lba.unwrap() * SECTOR_BYTES;
+        Hash::of(&self.read(start, self.slot_start(slot) + plan.sectors * SECTOR_BYTES - start))
+    }
+
+    /// First byte of the gap in front of a slot.
+    pub(crate) fn gap_start(&self, slot: u16) -> u64 {
+        self.plan.partition(slot).unwrap().gap().unwrap().first_lba * SECTOR_BYTES
+    }
+
+    /// Whether the menu would find a boot sector in the slot or in front of it.
+    pub(crate) fn is_startable(&self, slot: u16) -> bool {
+        self.has_boot_sector(self.slot_start(slot)) || self.has_boot_sector(self.gap_start(slot))
+    }
+
+    /// How many of the image's chunks the slot does not have.
+    pub(crate) fn differing_chunks(&self, slot: u16) -> usize {
+        self.bench.differing_chunks(&self.image, self.slot_start(slot))
+    }
+}
+impl Bench {
+    /// A blank disk.
+    pub(crate) fn new(bytes: u64, options: Options) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("disk");
+        File::create(&file).unwrap().set_len(bytes).unwrap();
+        let device = LoopDevice::attach(&file, options).unwrap();
+        let disk = device.path().to_owned();
+        let name = disk.file_name().unwrap().to_str().unwrap().to_owned();
+        let log: Arc<Mutex<Vec<Entry>>> = Arc::default();
+        let refuse: Arc<Mutex<Box<Refuse>>> = Arc::new(Mutex::new(Box::new(|_, _| false)));
+        let tap = {
+            let (log, refuse) = (log.clone(), refuse.clone());
+            let count = AtomicUsize::new(0);
+            move |operation| {
+                if refuse.lock().unwrap()(count.fetch_add(1, Ordering::SeqCst), operation) {
+                    return Err(std::io::Error::other("power is gone"));
+                }
+                log.lock().unwrap().push(Entry::Disk(operation));
+                Ok(())
+            }
+        };
+        let found = Disk { name, serial: Some(SERIAL.into()), bytes, ..Disk::default() };
+        let found = Arc::new(Mutex::new(found));
+        let seen = found.clone();
+        let machine = Machine {
+            disks: Box::new(move || Ok(vec![seen.lock().unwrap().clone()])),
+            dev: "/dev".into(),
+            grub: loaders().to_owned(),
+            run_dir: dir.path().join("run"),
+            tap: Some(Box::new(tap)),
+        };
+        let machine = Arc::new(machine);
+        let (_loop, _dir) = (device, dir);
+        Self { machine, disk, bytes, found, log, refuse, _loop, _dir }
+    }
+
+    /// From now on the disk refuses operations for which this says so; they are counted from the
+    /// first on this disk.
+    pub(crate) fn refuse(&self, refuse: impl Fn(usize, Operation) -> bool + Send + Sync + 'static) {
+        *self.refuse.lock().unwrap() = Box::new(refuse);
+    }
+
+    pub(crate) fn selector(&self) -> DiskSelector {
+        DiskSelector { serial: Some(SERIAL.into()), wwn: None, bytes: self.bytes }
+    }
+
+    pub(crate) fn watch(
         &self,
         seen: impl Fn((&TaskEvent, &Cancel)) + Sync,
         work: impl FnOnce(&Context<'_>) -> Result<(), Stopped>,
@@ -447,10 +540,6 @@ impl Rig {
         tool(debugfs.arg("-R").arg(format!("cat {file}")).arg(self.node(number)))
     }
 
-    pub(crate) fn slot_start(&self, slot: u16) -> u64 {
-        self.plan.partition(slot).unwrap().start_lba * SECTOR_BYTES
-    }
-
     /// Bytes of the disk, past every cache.
     pub(crate) fn read(&self, start: u64, bytes: u64) -> Vec<u8> {
         tool(Command::new("blockdev").arg("--flushbufs").arg(&self.disk));
@@ -465,30 +554,13 @@ impl Rig {
         file.sync_all().unwrap();
     }
 
-    /// Hash of a slot with the EBR and gap in front of it.
-    pub(crate) fn slot_hash(&self, slot: u16) -> Hash {
-        let plan = self.plan.partition(slot).unwrap();
-        let start = plan.ebr_lba.unwrap() * SECTOR_BYTES;
-        Hash::of(&self.read(start, self.slot_start(slot) + plan.sectors * SECTOR_BYTES - start))
-    }
-
     pub(crate) fn whole_hash(&self) -> Hash {
         Hash::of(&self.read(0, self.bytes))
-    }
-
-    /// First byte of the gap in front of a slot.
-    pub(crate) fn gap_start(&self, slot: u16) -> u64 {
-        self.plan.partition(slot).unwrap().gap().unwrap().first_lba * SECTOR_BYTES
     }
 
     /// Whether there is a boot sector.
     pub(crate) fn has_boot_sector(&self, start: u64) -> bool {
         self.read(start + 510, 2) == [0x55, 0xaa]
-    }
-
-    /// Whether the menu would find a boot sector in the slot or in front of it.
-    pub(crate) fn is_startable(&self, slot: u16) -> bool {
-        self.has_boot_sector(self.slot_start(slot)) || self.has_boot_sector(self.gap_start(slot))
     }
 
     /// GRUB's environment on the boot partition, as grub-editenv reads it.
@@ -499,10 +571,10 @@ impl Rig {
         tool(Command::new("grub-editenv").arg(file.path()).arg("list"))
     }
 
-    /// How many of the image's chunks the slot does not have.
-    pub(crate) fn differing_chunks(&self, slot: u16) -> usize {
-        let partition = self.image.partition();
-        let content = self.read(self.slot_start(slot), partition.device_bytes);
+    /// How many of the image's chunks a partition that begins here does not have.
+    pub(crate) fn differing_chunks(&self, image: &TestImage, start: u64) -> usize {
+        let partition = image.partition();
+        let content = self.read(start, partition.device_bytes);
         let differs = |chunk: &&Chunk| {
             let mut hasher = blake3::Hasher::new();
             for (offset, length) in chunk.extents(partition) {
@@ -510,7 +582,7 @@ impl Rig {
             }
             Hash(*hasher.finalize().as_bytes()) != chunk.data_hash
         };
-        self.image.chunks.iter().filter(differs).count()
+        image.chunks.iter().filter(differs).count()
     }
 }
 

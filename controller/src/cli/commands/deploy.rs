@@ -10,14 +10,15 @@ use crate::{
     },
     jobs::plan::LayoutAction,
     service::view::{
-        BootAnswer, BootRequest, DeployAnswer, DeployRequest, NodePlanView, PlanView, ReportMode,
+        BootAnswer, BootRequest, DeployAnswer, DeployRequest, NodePlanView, PartitionView,
+        PlanView, ReportMode, TargetView,
     },
 };
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use metalcast_shared::{
     fix_up::{Adaptation, AuthorizedKey, FixUpStep, KernelArg},
-    id::ImageRef,
+    id::{ImageRef, Revision},
     node_set::NodeSet,
 };
 use std::path::{Path, PathBuf};
@@ -27,8 +28,11 @@ pub(in crate::cli) struct Deploy {
     /// project/name (its newest revision) or project/name@7
     image: ImageRef,
     /// The slot: its partition number
-    #[arg(long)]
-    slot: u16,
+    #[arg(long, required_unless_present = "whole_disk", conflicts_with = "whole_disk")]
+    slot: Option<u16>,
+    /// All of the disk: table, boot code and every partition become the image's
+    #[arg(long, conflicts_with_all = ["partition", "layout"])]
+    whole_disk: bool,
     /// Nodes, such as node1,node7 or node[01-16]
     #[arg(long)]
     nodes: NodeSet,
@@ -109,6 +113,7 @@ pub(in crate::cli) async fn deploy(
     let request = DeployRequest {
         image: command.image.to_string(),
         slot: command.slot,
+        whole_disk: command.whole_disk,
         nodes: command.nodes.names().collect(),
         partition: command.partition,
         disk: command.disk,
@@ -175,8 +180,8 @@ fn authorized_keys(file: Option<&Path>) -> anyhow::Result<Vec<AuthorizedKey>> {
 }
 
 fn describe(plan: &PlanView, printer: &Printer) -> String {
-    let PlanView { image, partition, filesystem, slot, adaptation, nodes } = plan;
-    let mut lines = vec![format!("{image}, partition {partition} ({filesystem}), to slot {slot}:")];
+    let PlanView { image, target, adaptation, nodes } = plan;
+    let mut lines = describe_target(image, target);
     let Adaptation { without, authorized_keys, kernel_args } = adaptation;
     let list = |words: Vec<String>| words.join(" ");
     for (what, words) in [
@@ -194,6 +199,27 @@ fn describe(plan: &PlanView, printer: &Printer) -> String {
     lines.join("\n")
 }
 
+fn describe_target(image: &Revision, target: &TargetView) -> Vec<String> {
+    match target {
+        TargetView::Slot { partition, filesystem, slot } => {
+            vec![format!("{image}, partition {partition} ({filesystem}), to slot {slot}:")]
+        }
+        TargetView::WholeDisk { table, partitions } => {
+            let row = |part: &PartitionView| {
+                let start = part.start_bytes;
+                format!(
+                    "  {:>9} {}, {} from byte {start}",
+                    part.number,
+                    part.what,
+                    bytes(part.bytes)
+                )
+            };
+            let head = format!("{image}, to the whole disk ({table}), which will have:");
+            std::iter::once(head).chain(partitions.iter().map(row)).collect()
+        }
+    }
+}
+
 fn describe_node(node: &NodePlanView, lines: &mut Vec<String>, printer: &Printer) {
     let state = if node.online { "connected" } else { "waits for it to netboot" };
     lines.push(format!("{} ({state}), host name {}", node.node, node.hostname));
@@ -204,12 +230,14 @@ fn describe_node(node: &NodePlanView, lines: &mut Vec<String>, printer: &Printer
     if node.contents.is_empty() {
         lines.push("    holds   nothing".into());
     }
-    let action = match node.layout_action {
-        LayoutAction::Write => "will be written",
-        LayoutAction::Keep => "is kept, other slots stay",
-        LayoutAction::Replace => "replaces what is there, unless it is there already",
-    };
-    lines.push(format!("  layout    {} {action}", node.layout));
+    if let (Some(layout), Some(action)) = (&node.layout, node.layout_action) {
+        let action = match action {
+            LayoutAction::Write => "will be written",
+            LayoutAction::Keep => "is kept, other slots stay",
+            LayoutAction::Replace => "replaces what is there, unless it is there already",
+        };
+        lines.push(format!("  layout    {layout} {action}"));
+    }
     if let Some(present) = &node.present {
         lines.push(format!("  replaces  {present}"));
     }

@@ -81,6 +81,7 @@ pub(in crate::cli) fn about(spec: &JobSpec) -> String {
     match spec {
         JobSpec::Deploy { image, slot, .. } => format!("deploy {image} to slot {slot}"),
         JobSpec::Boot { slot } => format!("boot slot {slot}"),
+        JobSpec::DeployDisk { image, .. } => format!("deploy {image} to the whole disk"),
     }
 }
 

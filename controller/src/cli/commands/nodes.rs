@@ -6,6 +6,7 @@ use crate::{
         exit::Exit,
         output::{Printer, Tone, bytes, date, now, span, table},
     },
+    jobs::plan::DiskUse,
     service::view::{LogView, NodeChange, NodeView},
     store::DefaultBoot,
 };
@@ -130,8 +131,9 @@ fn names(sets: Vec<NodeSet>) -> Vec<String> {
 /// A node with what goes when it is forgotten.
 fn about(node: &NodeView) -> String {
     let addresses: Vec<String> = node.macs.iter().map(ToString::to_string).collect();
-    let slots: Vec<String> =
-        node.slots.iter().map(|used| format!("slot {} with {}", used.slot, used.image)).collect();
+    let slots = node.slots.iter().map(|used| format!("slot {} with {}", used.slot, used.image));
+    let disks = node.whole_disks.iter().map(|used| format!("a whole disk with {}", used.image));
+    let slots: Vec<String> = slots.chain(disks).collect();
     let slots = if slots.is_empty() { "no slots".to_owned() } else { slots.join(", ") };
     format!("{} ({}; {}; {slots})", node.name, node.id, addresses.join(" "))
 }
@@ -230,6 +232,12 @@ fn show(node: &NodeView, printer: &Printer) -> String {
             rows.push(("disk", disk.to_string()));
             rows.extend(disk.contents.iter().map(|content| ("  holds", content.to_string())));
         }
+    }
+    for used in &node.whole_disks {
+        let stage = format!("{:?}", used.stage).to_lowercase();
+        let DiskUse { disk, image, table, at_unix_ms, .. } = used;
+        let text = format!("all of {disk}: {image} ({table}), {stage} {}", date(*at_unix_ms));
+        rows.push(("whole disk", text));
     }
     for used in &node.slots {
         let stage = format!("{:?}", used.stage).to_lowercase();

@@ -50,7 +50,7 @@ fn plan(
     let inventory = Inventory { disks, ..Inventory::default() };
     deployment(&Ask {
         inventory: &inventory,
-        slots,
+        ours: Ours { slots, disks: &[] },
         layout: &layout("lab"),
         slot: 5,
         disk: named,
@@ -122,7 +122,7 @@ fn slots_and_images_must_fit() {
     let inventory = Inventory { disks: vec![disk(Some("A"), 4, &[])], ..Inventory::default() };
     let ask = |slot, needed_bytes| Ask {
         inventory: &inventory,
-        slots: &[],
+        ours: Ours { slots: &[], disks: &[] },
         layout: LAYOUT.get_or_init(|| layout("lab")),
         slot,
         disk: None,

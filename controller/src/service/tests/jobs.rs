@@ -289,7 +289,7 @@ async fn a_new_layout_makes_the_old_slots_forgotten() {
     let machine = end(agent).await;
     let replace = |request: &mut crate::service::view::DeployRequest| {
         request.layout = Some("other".into());
-        request.slot = 6;
+        request.slot = Some(6);
         request.yes = true;
     };
     rig.deploy_with("node1", replace).await.unwrap();
@@ -568,7 +568,7 @@ async fn what_cannot_be_deployed_is_said_before_anything_is_done() {
     not_found(|request| request.nodes = vec!["node9".into()]).await;
     not_found(|request| request.partition = Some("sda9".into())).await;
     not_found(|request| request.layout = Some("other".into())).await;
-    let slot = rig.deploy_with("node1", |request| request.slot = 9).await;
+    let slot = rig.deploy_with("node1", |request| request.slot = Some(9)).await;
     assert_eq!(code(slot), "disk-will-not-do");
     let image = rig.deploy_with("node1", |request| request.image = "Bad Name".into()).await;
     assert!(matches!(image, Err(Refusal::Invalid(_))));

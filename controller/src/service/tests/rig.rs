@@ -2,6 +2,7 @@
 
 use crate::{
     config::Config,
+    images::DiskImage,
     service::{
         AGENT_QUEUE, BootEvent, BootEventKind, Catalog, EnrolRefusal, Parts, Refusal,
         ReportRefusal, ScriptAnswer, Service, SessionId,
@@ -53,8 +54,12 @@ slot_mib = 512
 pub const IMAGE: &str = "lab/debian@1";
 
 #[derive(Default)]
-struct OneImage {
+pub struct OneImage {
     removed: AtomicBool,
+    /// What it is as a whole disk, if it is one.
+    pub disk: Mutex<Option<DiskImage>>,
+    /// The filesystem of its partition, if not ext4.
+    pub filesystem: Mutex<Option<&'static str>>,
 }
 
 impl OneImage {
@@ -74,7 +79,7 @@ impl Catalog for OneImage {
         }
         let partition = Partition {
             name: "sda1".into(),
-            filesystem: "ext4".into(),
+            filesystem: self.filesystem.lock().unwrap().unwrap_or("ext4").into(),
             file: "sda1.ext4-ptcl-img.zst".into(),
             block_bytes: 4096,
             total_blocks: 100_000,
@@ -97,6 +102,10 @@ impl Catalog for OneImage {
         Ok(Some((manifest, SignedManifest { root, signature: vec![0; 64] })))
     }
 
+    fn whole_disk(&self, _: &Revision) -> anyhow::Result<Result<DiskImage, String>> {
+        Ok(self.disk.lock().unwrap().clone().ok_or_else(|| "it holds no whole disk".to_owned()))
+    }
+
     fn remove(&self, _: &Revision) -> anyhow::Result<bool> {
         Ok(!self.removed.swap(true, Ordering::Relaxed))
     }
@@ -107,6 +116,7 @@ pub struct Rig {
     pub service: Service,
     pub now: Arc<AtomicI64>,
     pub tokens: Arc<Mutex<Vec<ReportToken>>>,
+    pub catalog: Arc<OneImage>,
     config: String,
 }
 
@@ -115,12 +125,13 @@ async fn open(
     config: &str,
     now: &Arc<AtomicI64>,
     tokens: &Arc<Mutex<Vec<ReportToken>>>,
+    catalog: &Arc<OneImage>,
 ) -> Service {
     let config = Config::parse(Path::new("test.toml"), config).unwrap();
     let (clock, sealed) = (Arc::clone(now), Arc::clone(tokens));
     let parts = Parts {
         store: Store::open(&dir.join("metalcast.db")).await.unwrap(),
-        catalog: Arc::new(OneImage::default()),
+        catalog: Arc::clone(catalog) as Arc<dyn Catalog>,
         seal_report: Arc::new(move |token| {
             sealed.lock().unwrap().push(token.clone());
             format!("sealed-{}", token.task.generation)
@@ -140,13 +151,15 @@ impl Rig {
         let now = Arc::new(AtomicI64::new(1_700_000_000_000));
         let tokens = Arc::default();
         let config = change(CONFIG);
-        let service = open(dir.path(), &config, &now, &tokens).await;
-        Self { dir, service, now, tokens, config }
+        let catalog = Arc::default();
+        let service = open(dir.path(), &config, &now, &tokens, &catalog).await;
+        Self { dir, service, now, tokens, catalog, config }
     }
 
     /// Ends the service as a crash would, nothing is written, and starts another one on its store.
     pub async fn restart(&mut self) {
-        self.service = open(self.dir.path(), &self.config, &self.now, &self.tokens).await;
+        let Self { dir, config, now, tokens, catalog, .. } = self;
+        self.service = open(dir.path(), config, now, tokens, catalog).await;
     }
 
     pub fn pass_minutes(&self, minutes: i64) {
@@ -173,7 +186,7 @@ impl Rig {
     ) -> Result<DeployAnswer, Refusal> {
         let mut request = DeployRequest {
             image: "lab/debian".into(),
-            slot: 5,
+            slot: Some(5),
             nodes: vec![node.into()],
             ..DeployRequest::default()
         };

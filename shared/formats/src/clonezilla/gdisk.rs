@@ -4,7 +4,10 @@
 //! protective MBR (512) | primary header (512) | backup header (512) | entries
 //! ```
 
-use uuid::Uuid;
+use crate::{
+    bytes::{le_u32, le_u64},
+    gpt::{self, Table},
+};
 
 /// Longest file that is read: 512 entries, four times what sgdisk makes.
 pub(super) const MAX_BYTES: u64 = 1536 + 512 * 128;
@@ -17,16 +20,16 @@ const SIGNATURE: &[u8] = b"EFI PART";
 const HEADER_BYTES: usize = 92;
 const SUM_AT: usize = 16;
 
+/// What is said of a file that is not one.
+pub(super) const NOT_WHOLE: &str = "is not a whole backup of a GPT by sgdisk";
+
 /// Size of an entry.
 const ENTRY_BYTES: usize = 128;
 
-/// Numbers and types of the partitions; `None` if this is no whole GPT.
-pub(super) fn partitions(file: &[u8]) -> Option<Vec<(u32, Uuid)>> {
+/// The table; `None` if this is no whole GPT.
+pub(super) fn table(file: &[u8]) -> Option<Table> {
     let header = file.get(HEADER_AT..HEADER_AT + HEADER_BYTES)?;
-    let number = |at: usize| {
-        let bytes = header[at..at + 4].try_into().expect("fields lie within the header");
-        u32::from_le_bytes(bytes)
-    };
+    let number = |at: usize| le_u32(header, at);
     let mut summed = header.to_vec();
     summed[SUM_AT..SUM_AT + 4].fill(0);
     let is_whole = header.starts_with(SIGNATURE)
@@ -38,9 +41,12 @@ pub(super) fn partitions(file: &[u8]) -> Option<Vec<(u32, Uuid)>> {
     if number(88) != crc32fast::hash(entries) {
         return None;
     }
-    let entry = |(at, entry): (usize, &[u8])| {
-        let kind = Uuid::from_bytes_le(entry[..16].try_into().expect("an entry has 128 bytes"));
-        (!kind.is_nil()).then(|| Some((u32::try_from(at).ok()? + 1, kind)))
-    };
-    entries.chunks_exact(ENTRY_BYTES).enumerate().filter_map(entry).collect()
+    let rows = (1..=u16::MAX).zip(entries.chunks_exact(ENTRY_BYTES));
+    Some(Table {
+        disk_guid: gpt::guid(&header[56..72]),
+        first_lba: le_u64(header, 40),
+        last_lba: le_u64(header, 48),
+        slots: number(80),
+        entries: rows.filter_map(|(number, row)| gpt::entry(number, row)).collect(),
+    })
 }

@@ -4,14 +4,15 @@
 //! Clonezilla needs both for an MBR disk; sfdisk before 2.26 knew no GPT, and what it printed of one
 //! is worth nothing: `<disk>-gpt.gdisk` has the table then.
 
-use super::{DirectoryError, Files, LeftOut, gdisk};
+use super::{DirectoryError, Files, LeftOut, gdisk, sfdisk};
+use crate::gpt;
 
 /// Length of the boot code in a first sector.
 const BOOT_CODE_BYTES: u64 = 446;
 
 /// What partitions without data are.
 const EXTENDED: &str = "extended";
-const SWAP: &str = "swap";
+pub(super) const SWAP: &str = "swap";
 
 /// What kind of partition table a disk has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +61,7 @@ impl SavedTable {
         }
         let bad = |what: &str| DirectoryError::invalid(&parted_name, what);
         // Dumps of sfdisk before 2.26 do not name the kind; parted's always do.
-        let named = sfdisk.as_deref().and_then(|text| field(text, "label:"));
+        let named = sfdisk.as_deref().and_then(|text| sfdisk::setting(text, "label"));
         let label = named.or_else(|| field(parted.as_deref()?, "Partition Table:"));
         let kind = match (label.map(str::trim), &parted) {
             (Some("dos" | "msdos"), _) => TableKind::Mbr,
@@ -73,7 +74,7 @@ impl SavedTable {
                 let name = format!("{disk}-gpt.gdisk");
                 (gdisk_rows(files, &name)?, name)
             }
-            (_, sfdisk) => (sfdisk.as_deref().map(|text| sfdisk_rows(text).collect()), sfdisk_name),
+            (_, sfdisk) => (sfdisk.as_deref().map(sfdisk_rows), sfdisk_name),
         };
         let Some(rows) = rows else {
             missing.push(format!("{table_name} (the partition table of {disk})"));
@@ -94,6 +95,11 @@ impl SavedTable {
 }
 
 impl SavedTable {
+    /// What its partition of this number is called.
+    pub(super) fn partition(&self, number: u16) -> String {
+        name_on(&self.disk, number.into())
+    }
+
     /// Files without which a restored disk does not start, or is not recognised, as the saved one was:
     /// boot code, and the names of swap. Clonezilla restores the rest of it without them.
     pub(super) fn lacking(&self, files: &Files) -> Result<Vec<String>, DirectoryError> {
@@ -131,7 +137,7 @@ fn absent(disk: &str, parts: &[String], rows: &[Row], table: &str) -> Vec<String
 }
 
 /// The number of a partition if it is on this disk: `sda1`, `nvme0n1p1`.
-fn number_on(disk: &str, part: &str) -> Option<u32> {
+pub(super) fn number_on(disk: &str, part: &str) -> Option<u32> {
     let rest = part.strip_prefix(disk)?;
     let digits = match disk.ends_with(|last: char| last.is_ascii_digit()) {
         true => rest.strip_prefix('p')?,
@@ -140,31 +146,21 @@ fn number_on(disk: &str, part: &str) -> Option<u32> {
     digits.parse().ok()
 }
 
-/// The rows of sfdisk's dump that are partitions: `/dev/sda2 : start= 36864, size= 163840, type=5`.
-/// Clonezilla's renaming may leave other disks' names in them, but keeps the numbers.
-fn sfdisk_rows(text: &str) -> impl Iterator<Item = Row> + '_ {
-    text.lines().filter_map(|line| {
-        let (device, fields) = line.strip_prefix("/dev/")?.split_once(':')?;
-        let digits = device.trim().rsplit(|c: char| !c.is_ascii_digit()).next()?;
-        let value = |names: [&str; 2]| {
-            fields.split(',').find_map(|field| {
-                let (key, value) = field.split_once('=')?;
-                names.contains(&key.trim()).then(|| value.trim().to_lowercase())
-            })
-        };
-        // Before 2.26 there are rows of partitions that are none.
-        let is_empty = value(["size"; 2]).is_some_and(|size| size == "0");
-        let kind = value(["type", "Id"]).filter(|_| !is_empty)?;
-        Some(Row { number: digits.parse().ok()?, kind })
-    })
+fn sfdisk_rows(text: &str) -> Vec<Row> {
+    let row = |row: sfdisk::Row<'_>| {
+        let kind = row.kind()?.to_lowercase();
+        Some(Row { number: row.number.into(), kind })
+    };
+    sfdisk::rows(text).filter_map(row).collect()
 }
 
 fn gdisk_rows(files: &Files, name: &str) -> Result<Option<Vec<Row>>, DirectoryError> {
     let Some(bytes) = files.read(name, gdisk::MAX_BYTES)? else { return Ok(None) };
-    let partitions = gdisk::partitions(&bytes)
-        .ok_or_else(|| DirectoryError::invalid(name, "is not a whole backup of a GPT by sgdisk"))?;
-    let row = |(number, kind): (u32, uuid::Uuid)| Row { number, kind: kind.to_string() };
-    Ok(Some(partitions.into_iter().map(row).collect()))
+    let table =
+        gdisk::table(&bytes).ok_or_else(|| DirectoryError::invalid(name, gdisk::NOT_WHOLE))?;
+    let row =
+        |entry: &gpt::Entry| Row { number: entry.number.into(), kind: entry.kind.to_string() };
+    Ok(Some(table.entries.iter().map(row).collect()))
 }
 
 impl Row {
@@ -175,10 +171,14 @@ impl Row {
             "82" | "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f" => SWAP,
             _ => return None,
         };
-        let p = if disk.ends_with(|last: char| last.is_ascii_digit()) { "p" } else { "" };
-        let partition = format!("{disk}{p}{}", self.number);
-        Some(LeftOut { partition, what: what.to_owned() })
+        Some(LeftOut { partition: name_on(disk, self.number), what: what.to_owned() })
     }
+}
+
+/// What a partition of this disk is called.
+fn name_on(disk: &str, number: u32) -> String {
+    let p = if disk.ends_with(|last: char| last.is_ascii_digit()) { "p" } else { "" };
+    format!("{disk}{p}{number}")
 }
 
 /// The rest of the first line that begins so.

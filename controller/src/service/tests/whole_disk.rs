@@ -1,0 +1,198 @@
+//! Whole disks: planned, deployed, remembered, and lost to what comes after them.
+
+use super::rig::{Machine, Rig};
+use crate::{
+    images::DiskImage,
+    jobs::plan::SlotStage,
+    service::{
+        BootEventKind, Refusal, Run, ScriptAnswer,
+        view::{DeployAnswer, DeployRequest, PartitionView, ReportMode, TargetView},
+    },
+};
+use metalcast_shared::{
+    event::{Step, TaskEvent},
+    to_agent::{Overwrite, Placed, Work},
+    whole_disk::{BootCode, DiskTable, MbrPartition, Swap, TableId, WholeDisk},
+};
+
+const TO_DISK: BootEventKind =
+    BootEventKind::Script { answer: ScriptAnswer::LocalDisk, boot: None };
+
+/// A disk of 2 GiB with the image's only partition and swap.
+fn disk_image(signature: u32) -> DiskImage {
+    let part = |number, kind, start_lba, sectors| MbrPartition {
+        number,
+        kind,
+        start_lba,
+        sectors,
+        bootable: number == 1,
+        ebr_lba: None,
+    };
+    let partitions = vec![part(1, 0x83, 2048, 1 << 21), part(2, 0x82, 1 << 22, 2048)];
+    DiskImage {
+        whole: WholeDisk {
+            sector_bytes: 512,
+            table: DiskTable::Mbr { signature, partitions },
+            swaps: vec![Swap { number: 2, uuid: None, label: String::new() }],
+            boot: BootCode::default(),
+        },
+        partitions: vec![Placed { number: 1, partition: "sda1".into() }],
+    }
+}
+
+impl Rig {
+    async fn with_disk(signature: u32) -> Self {
+        let rig = Self::new().await;
+        *rig.catalog.disk.lock().unwrap() = Some(disk_image(signature));
+        rig
+    }
+
+    async fn deploy_disk(
+        &self,
+        change: impl Fn(&mut DeployRequest),
+    ) -> Result<DeployAnswer, Refusal> {
+        let whole = |request: &mut DeployRequest| {
+            (request.slot, request.whole_disk) = (None, true);
+            change(request);
+        };
+        self.deploy_with("node1", whole).await
+    }
+}
+
+#[tokio::test]
+async fn a_whole_disk_from_the_plan_to_the_report_and_to_what_replaces_it() {
+    let rig = Rig::with_disk(0x77).await;
+    let mut agent = rig.approved(&Machine::new(1).with_data()).await;
+    let refused = rig.deploy_disk(|_| ()).await.unwrap_err();
+    let Refusal::NeedsYes { plan } = refused else { panic!("{refused}") };
+    let TargetView::WholeDisk { table, partitions } = &plan.target else { panic!("{plan:?}") };
+    assert_eq!(table, "MBR, disk signature 00000077");
+    let swap =
+        PartitionView { number: 2, start_bytes: 2 << 30, bytes: 1 << 20, what: "swap".into() };
+    assert_eq!((partitions[0].what.as_str(), &partitions[1]), ("ext4 of sda1", &swap));
+    assert!(plan.nodes[0].lost[0].contains("Windows"), "{plan:?}");
+    assert_eq!(plan.nodes[0].write_bytes, 10_000 * 4096);
+    let json = serde_json::to_value(&plan).unwrap();
+    assert_eq!(json["table"], "MBR, disk signature 00000077");
+    assert_eq!(serde_json::from_value::<crate::service::view::PlanView>(json).unwrap(), *plan);
+
+    let job = rig.deploy_disk(|request| request.yes = true).await.unwrap().job.unwrap();
+    let Work::DeployDisk(order) = agent.take_task().work else { panic!() };
+    assert_eq!((order.overwrite, order.own), (Overwrite::WholeDisk, None));
+    assert_eq!(
+        (&order.whole, &order.partitions),
+        (&disk_image(0x77).whole, &disk_image(0x77).partitions)
+    );
+    assert!(rig.may_read(agent.node).await);
+    assert!(matches!(
+        rig.service.remove_image(&order.image, Run::Dry, "tester").await,
+        Err(Refusal::Conflict { code: "image-in-use", .. })
+    ));
+    let disks = async || rig.service.node("node1").await.unwrap().whole_disks;
+    agent.event(TaskEvent::StepStarted { step: Step::CheckDisk }).await;
+    assert_eq!(disks().await, []);
+    agent.event(TaskEvent::StepStarted { step: Step::Partition }).await;
+    assert_eq!(disks().await[0].stage, SlotStage::Writing);
+    agent.event(TaskEvent::Done { reports: true }).await;
+    assert_eq!(disks().await[0].stage, SlotStage::Deployed);
+    let machine = agent.vanish().await;
+    rig.boot_event(&machine, TO_DISK).await;
+    rig.check(job, "awaiting-report").await;
+    rig.report(rig.last_token()).await.unwrap();
+    rig.check(job, "done").await;
+    let known = disks().await.remove(0);
+    assert_eq!((known.stage, known.table), (SlotStage::Confirmed, TableId::Mbr(0x77)));
+    assert_eq!(known.image.to_string(), super::rig::IMAGE);
+
+    // Our own whole disk is replaced without being asked about, if the agent finds it there.
+    let mut agent = rig.agent(&machine).await;
+    *rig.catalog.disk.lock().unwrap() = Some(disk_image(0x99));
+    let job = rig.deploy_disk(|_| ()).await.unwrap().job.unwrap();
+    let Work::DeployDisk(order) = agent.take_task().work else { panic!() };
+    assert_eq!((order.overwrite, order.own), (Overwrite::BlankOnly, Some(TableId::Mbr(0x77))));
+    agent.event(TaskEvent::StepStarted { step: Step::Partition }).await;
+    // The machine dies: what its successor finds half-made there is ours.
+    let machine = agent.vanish().await;
+    let mut agent = rig.agent(&machine).await;
+    let Work::DeployDisk(order) = agent.take_task().work else { panic!() };
+    assert_eq!(order.overwrite, Overwrite::WholeDisk);
+    agent.work().await;
+    rig.service.cancel(job, Run::Real, "tester").await.unwrap();
+    assert_eq!(disks().await[0].table, TableId::Mbr(0x99));
+
+    // A slot takes the disk's place in the records as soon as its table is written.
+    let refused = rig.deploy("node1").await.unwrap_err();
+    let Refusal::NeedsYes { plan } = refused else { panic!("{refused}") };
+    assert!(plan.nodes[0].lost.contains(&"the whole disk: lab/debian@1".to_owned()), "{plan:?}");
+    rig.deploy_with("node1", |request| request.yes = true).await.unwrap();
+    agent.take_task();
+    agent.event(TaskEvent::StepStarted { step: Step::Partition }).await;
+    assert_eq!(disks().await, []);
+    agent.event(TaskEvent::StepStarted { step: Step::Clear }).await;
+    assert_eq!(rig.service.node("node1").await.unwrap().slots.len(), 1);
+}
+
+#[tokio::test]
+async fn slots_are_lost_to_a_whole_disk_and_only_with_leave() {
+    let rig = Rig::with_disk(0x77).await;
+    let mut agent = rig.approved(&Machine::new(1)).await;
+    let job = rig.deploy("node1").await.unwrap().job.unwrap();
+    agent.take_task();
+    agent.work().await;
+    rig.service.cancel(job, Run::Real, "tester").await.unwrap();
+    let refused = rig.deploy_disk(|_| ()).await.unwrap_err();
+    let Refusal::NeedsYes { plan } = refused else { panic!("{refused}") };
+    assert_eq!(plan.nodes[0].lost, ["slot 5 of layout lab: lab/debian@1"]);
+    rig.deploy_disk(|request| request.yes = true).await.unwrap();
+    agent.take_task();
+    agent.event(TaskEvent::StepStarted { step: Step::Partition }).await;
+    assert_eq!(rig.service.node("node1").await.unwrap().slots, []);
+}
+
+#[tokio::test]
+async fn what_no_whole_disk_can_be_is_refused_with_what_to_do() {
+    let rig = Rig::new().await;
+    let _agent = rig.approved(&Machine::new(1)).await;
+    let refused = async |change: fn(&mut DeployRequest)| {
+        rig.deploy_disk(change).await.unwrap_err().to_string()
+    };
+    let error = refused(|_| ()).await;
+    assert!(error.ends_with("cannot be put on a whole disk: it holds no whole disk"), "{error}");
+    *rig.catalog.disk.lock().unwrap() = Some(disk_image(1));
+    for change in [(|request| request.slot = Some(5)) as fn(&mut DeployRequest), |request| {
+        request.whole_disk = false;
+    }] {
+        assert_eq!(refused(change).await, "name either a slot or the whole disk");
+    }
+    assert!(refused(|request| request.layout = Some("lab".into())).await.contains("--layout"));
+    assert!(
+        refused(|request| request.partition = Some("sda1".into())).await.contains("--partition")
+    );
+    // A larger image than the disk, and sectors of another size.
+    let mut large = disk_image(1);
+    let DiskTable::Mbr { partitions, .. } = &mut large.whole.table else { panic!() };
+    partitions[1].start_lba = 8 << 21;
+    *rig.catalog.disk.lock().unwrap() = Some(large.clone());
+    let error = refused(|_| ()).await;
+    assert!(error.contains("has 8590983168 bytes, as the image needs them"), "{error}");
+    let error = refused(|request| request.disk = Some("D1".into())).await;
+    assert!(
+        error.contains("cannot be used") && error.contains("this one has 4294967296"),
+        "{error}"
+    );
+    large.whole.sector_bytes = 4096;
+    *rig.catalog.disk.lock().unwrap() = Some(large);
+    let error = refused(|request| request.disk = Some("D1".into())).await;
+    assert!(error.contains("sectors of 4096 bytes, this one has sectors of 512"), "{error}");
+
+    *rig.catalog.disk.lock().unwrap() = Some(disk_image(1));
+    *rig.catalog.filesystem.lock().unwrap() = Some("ntfs");
+    let error = refused(|_| ()).await;
+    assert!(error.contains("--report none"), "{error}");
+    let error = refused(|request| {
+        request.report = ReportMode::None;
+        request.hostname = Some("windows".into());
+    });
+    assert!(error.await.contains("there is no system for --hostname"));
+    rig.deploy_disk(|request| request.report = ReportMode::None).await.unwrap();
+}
