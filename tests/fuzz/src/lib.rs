@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use metalcast_formats::partclone::ntfsclone;
 use metalcast_formats::stream::{self, Compression, Found};
-use metalcast_formats::{chunk, ext, gpt, grubenv, mbr, partclone, probe, used as used_blocks};
+use metalcast_formats::{
+    chunk, ext, gpt, grubenv, mbr, ntfs, partclone, probe, used as used_blocks, whole_disk,
+};
 use metalcast_netboot::dhcp::boot::BootSettings;
 use metalcast_netboot::dhcp::lease::LeaseTable;
 use metalcast_netboot::dhcp::{client, proxy, server};
@@ -48,6 +50,9 @@ const MAX_CLUSTERS: u64 = 1 << 22;
 
 /// Decompressed blocks of an image that are looked at: enough to pass every checksum border.
 const MAX_BLOCKS: u32 = 1 << 12;
+
+/// The disk that tables of whole disks are placed on.
+const WHOLE_DISK_BYTES: u64 = 1 << 40;
 
 /// Datagrams of a lossy exchange that begin with a length byte: clients send several.
 fn datagrams(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -184,6 +189,8 @@ pub fn tables(bytes: &[u8]) {
     }
     let _ = probe::probe(&mut Cursor::new(bytes), 0, bytes.len() as u64);
     let _ = ext::Superblock::parse(bytes);
+    let _ = whole_disk::table_id(&mut Cursor::new(bytes), bytes.len() as u64, 512);
+    let _ = bytes.first_chunk().map(|sector| ntfs::fitted(sector, 1 << 20));
     if let Ok(environment) = grubenv::GrubEnv::parse(bytes) {
         let _ = environment.variables();
     }
@@ -230,6 +237,12 @@ pub fn messages(bytes: &[u8]) {
     message::<to_controller::ToController>(bytes);
     message::<to_agent::ToAgent>(bytes);
     message::<to_agent::EnrolReply>(bytes);
+    if let Ok(order) = codec::decode::<to_agent::DeployDisk>(bytes, MAX_MESSAGE_BYTES)
+        && let Ok(plan) = whole_disk::plan(&order.whole, WHOLE_DISK_BYTES, 512)
+    {
+        let ends = plan.partitions.iter().map(|one| one.start_bytes + one.bytes);
+        assert!(ends.max().is_none_or(|end| end <= WHOLE_DISK_BYTES), "on the disk");
+    }
     message::<to_agent::PageReply>(bytes);
     message::<to_agent::ChunkHeader>(bytes);
     if let Ok(text) = str::from_utf8(bytes) {
