@@ -9,6 +9,7 @@ mod backing;
 mod boot_partition;
 mod busy;
 mod device;
+mod direct;
 mod hash;
 mod look;
 mod mounted;
