@@ -84,15 +84,11 @@ fn shipped(
     options: &initramfs::Options,
     prepare: impl FnOnce() -> Result<()>,
 ) -> Result<Artefacts> {
-    let artefacts = root::artefacts(options, || {
+    root::artefacts(options, || {
         setup::run()?;
-        dist::controller()?;
-        prepare()
-    })?;
-    // Who has become root since finds it there.
-    let controller = paths::target().join("release/metalcast");
-    ensure!(controller.exists(), "{} is missing: cargo xtask dist", controller.display());
-    Ok(Artefacts { controller, ..artefacts })
+        prepare()?;
+        dist::controller()
+    })
 }
 
 /// What Clonezilla named `sda1.ext4-ptcl-img.zst`.
