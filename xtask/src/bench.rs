@@ -13,7 +13,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use metalcast_tests::rig::Artefacts;
 use metalcast_tests::{paths, process};
 use serde_json::{Value, json};
@@ -105,7 +105,7 @@ fn partclone_file(image: &Path) -> Result<PathBuf> {
 /// Reads all files below a path, so that they are in the page cache.
 fn warm(path: &Path) -> Result<()> {
     let read = "find \"$0\" -type f -exec cat {} + >/dev/null";
-    run(Command::new("sh").args(["-c", read]).arg(path)).map(drop)
+    process::run(Command::new("sh").args(["-c", read]).arg(path)).map(drop)
 }
 
 /// The variable with which a program finds the libraries of an unpacked package, `NAME=VALUE`.

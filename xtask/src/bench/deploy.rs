@@ -22,7 +22,7 @@ use metalcast_tests::progress::step;
 use self::bare::Bare;
 use self::ours::{Deployed, Ours};
 use self::pipeline::{Pipeline, Restored};
-use super::{Figure, partclone_file, shipped, warm};
+use super::{Figure, partclone_file, shipped};
 use crate::initramfs;
 
 /// Ten times what an idle machine needs.

@@ -7,14 +7,12 @@
 mod contest;
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 use metalcast_tests::host::{Host, Shipped};
 use metalcast_tests::image;
 use metalcast_tests::lab::Lab;
 use metalcast_tests::loopdev::LoopDisk;
-use metalcast_tests::process::run;
 use metalcast_tests::progress::step;
 use metalcast_tests::rig::Rig;
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use metalcast_tests::host::Host;
 use metalcast_tests::lab::Lab;
 use metalcast_tests::loopdev::LoopDisk;
