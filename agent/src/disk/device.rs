@@ -2,7 +2,7 @@
 
 use super::{Window, aligned, busy::is_busy, while_busy};
 use anyhow::{Context, bail, ensure};
-use metalcast_formats::layout::SECTOR_BYTES;
+use metalcast_formats::{layout::SECTOR_BYTES, region::ReadAt};
 use metalcast_sys::block::{BlockDevice, OpenMode};
 use std::{
     fmt,
@@ -266,6 +266,17 @@ impl<'t> Device<'t> {
                 .with_context(|| format!("{operation:?} of {} was refused", self.path.display())),
             None => Ok(()),
         }
+    }
+}
+
+/// Through the page cache, for the many small reads of a filesystem's metadata.
+impl ReadAt for Device<'_> {
+    fn fill_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file().read_exact_at(buffer, offset).map_err(|error| {
+            let (kind, length, path) = (error.kind(), buffer.len(), self.path.display());
+            let what = format!("reading {length} bytes at {offset} of {path}");
+            io::Error::new(kind, anyhow::Error::from(error).context(what))
+        })
     }
 }
 

@@ -15,9 +15,7 @@ use crate::{
     store::{Change, EventRecord, JobSpec, NodeRecord, Noted, Work},
 };
 use anyhow::{Context, bail};
-fn is_device_name(_: &str) -> bool {
-    true
-}
+use metalcast_formats::capture::is_device_name;
 use metalcast_shared::{
     hash::Hash,
     id::{ImageName, NodeId, Revision, TaskId},

@@ -1,6 +1,7 @@
 //! Under construction.
 
 mod bytes;
+pub mod capture;
 pub mod chunk;
 pub mod clonezilla;
 pub mod ext;
@@ -12,6 +13,7 @@ pub mod mbr;
 pub mod partclone;
 pub mod pipeline;
 pub mod probe;
+pub mod region;
 pub mod stream;
 pub mod swap;
 pub mod used;

@@ -117,7 +117,7 @@ impl Run<'_> {
         let total = self.surveyed.survey.used_bytes();
         *done += planned.bytes_of_first(from.chunks);
         let (wire, log) = (&mut self.wire, self.log);
-        capture::seal(self.source, planned, from.chunks, log.cancel(), |sealed| {
+        capture::seal_from(from.chunks, self.source, planned, log.cancel(), |sealed| {
             let bytes = u64::from(sealed.chunk.blocks()) * u64::from(map.block_bytes);
             *wire += u64::from(sealed.chunk.frame_bytes);
             sending.send(&UploadPart::Chunk(sealed.chunk), &sealed.frame)?;

@@ -4,7 +4,7 @@
 //! Clonezilla needs both for an MBR disk; sfdisk before 2.26 knew no GPT, and what it printed of one
 //! is worth nothing: `<disk>-gpt.gdisk` has the table then.
 
-use super::{DirectoryError, Files, LeftOut, gdisk};
+use super::{DirectoryError, Files, LeftOut, gdisk, partition_name};
 
 /// Length of the boot code in a first sector.
 const BOOT_CODE_BYTES: u64 = 446;
@@ -175,9 +175,7 @@ impl Row {
             "82" | "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f" => SWAP,
             _ => return None,
         };
-        let p = if disk.ends_with(|last: char| last.is_ascii_digit()) { "p" } else { "" };
-        let partition = format!("{disk}{p}{}", self.number);
-        Some(LeftOut { partition, what: what.to_owned() })
+        Some(LeftOut { partition: partition_name(disk, self.number), what: what.to_owned() })
     }
 }
 
