@@ -7,11 +7,9 @@ use crate::{
     disk::Device,
     task::{StepLog, note_memory},
 };
-use anyhow::{Context, bail};
+use anyhow::Context;
 use jiff::Timestamp;
-use metalcast_formats::capture::{
-    CaptureError, Planned, Source, log as clonezilla_log, side_files,
-};
+use metalcast_formats::capture::{Planned, Source, log as clonezilla_log, side_files};
 use metalcast_shared::{
     id::Revision,
     transfer::MAX_ATTEMPTS,

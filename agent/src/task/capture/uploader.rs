@@ -4,6 +4,7 @@ use metalcast_shared::{
     id::Revision,
     upload::{Survey, UploadPart, UploadPosition},
 };
+use std::{error::Error, fmt};
 
 /// The store of a controller, over whatever connection there is.
 pub trait Uploader {
@@ -38,13 +39,11 @@ pub trait Sending {
 }
 
 /// Why an upload goes no further on its connection.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// The connection broke.
-    #[error("the connection to the controller is lost")]
     Lost,
     /// The controller does not take it.
-    #[error("{reason}")]
     Refused {
         /// Why.
         reason: String,
@@ -53,8 +52,19 @@ pub enum Fault {
     },
 }
 
-impl std::fmt::Debug for Begun<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lost => f.write_str("the connection to the controller is lost"),
+            Self::Refused { reason, .. } => f.write_str(reason),
+        }
+    }
+}
+
+impl Error for Fault {}
+
+impl fmt::Debug for Begun<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::From(position, _) => f.debug_tuple("From").field(position).finish(),
             Self::Saved(revision) => f.debug_tuple("Saved").field(revision).finish(),
