@@ -6,7 +6,7 @@
 use crate::{disk::Device, task::Cancel};
 use anyhow::{Context, bail};
 use metalcast_formats::{
-    capture::{self, CaptureError, Planned, Source, SourceFacts},
+    capture::{self, Blocks, CaptureError, Planned, Source, SourceFacts},
     chunk::Sealed,
 };
 use metalcast_sys::{block::BlockDevice, loopdev::device_of};
@@ -40,6 +40,29 @@ pub fn open(
     })
 }
 
+/// What is saved of each partition: every block if `is_raw`; of what was not unmounted properly too, if
+/// that `is_forced`.
+pub fn plan(
+    source: &Source<Device<'_>>,
+    is_raw: bool,
+    is_forced: bool,
+) -> anyhow::Result<Vec<Planned>> {
+    let blocks = match (is_raw, is_forced) {
+        (true, _) => Blocks::Every,
+        (false, true) => Blocks::UsedOrUnclean,
+        (false, false) => Blocks::Used,
+    };
+    capture::plan(source, blocks).map_err(|error| match error {
+        CaptureError::Unclean(_) => anyhow::anyhow!(
+            "{error}. Unmount it properly and check it, or save every block of it with --force"
+        ),
+        CaptureError::Used { .. } => {
+            anyhow::Error::from(error).context("with --raw every block is saved, whatever is in it")
+        }
+        error => error.into(),
+    })
+}
+
 /// Reads the used blocks of a partition from the disk itself; see [`capture::seal`].
 pub fn seal(
     source: &Source<Device<'_>>,
@@ -47,8 +70,19 @@ pub fn seal(
     cancel: &Cancel,
     take: impl FnMut(Sealed) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    seal_from(0, source, planned, cancel, take)
+}
+
+/// The same without the first `skipped` chunks, which are not read.
+pub fn seal_from(
+    skipped: u32,
+    source: &Source<Device<'_>>,
+    planned: &Planned,
+    cancel: &Cancel,
+    take: impl FnMut(Sealed) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let window = source.medium.window(planned.start, planned.bytes_of_partition)?;
-    capture::seal(window.reader(), planned, SEALERS, || cancel.check(), take)
+    capture::seal_from(skipped, window.reader(), planned, SEALERS, || cancel.check(), take)
         .map_err(|error: anyhow::Error| match error.downcast_ref() {
             Some(CaptureError::Unreadable { .. }) => error.context(
                 "the disk is failing; nothing was put in place of what is lost, and no image is left",

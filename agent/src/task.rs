@@ -14,6 +14,7 @@ mod activate;
 mod boot_code;
 mod bundles;
 pub mod by_hand;
+mod capture;
 mod check_disk;
 mod clear;
 mod context;
@@ -32,6 +33,7 @@ mod tools;
 mod transfer;
 mod verify;
 
+pub use capture::{Begun, Fault, Sending, Uploader};
 pub use context::{Cancel, Context, FetchBundle, Machine, Report, StepLog};
 pub use plan::SlotAddress;
 pub use source::{ChunkSource, Closed, Delivery, Loss, Request, Sink, Wanted};
@@ -39,7 +41,7 @@ pub use source::{ChunkSource, Closed, Delivery, Loss, Request, Sink, Wanted};
 use crate::{disk::MIB, memory};
 use metalcast_shared::{
     event::{Step, TaskEvent},
-    to_agent::{Deploy, SelectSlot},
+    to_agent::{Capture, Deploy, SelectSlot},
 };
 use plan::Image;
 use std::time::Instant;
@@ -86,6 +88,19 @@ fn note_memory(log: &StepLog<'_>) {
 pub fn select_slot(select: &SelectSlot, context: &Context<'_>) -> Result<(), Stopped> {
     let target = step(context, Step::CheckDisk, |log| check_disk::select(select, log))?;
     step(context, Step::Activate, |log| activate::run(&target, log))?;
+    context.event(TaskEvent::Done { reports: false });
+    Ok(())
+}
+
+/// Saves what is on a disk.
+pub fn capture(
+    order: &Capture,
+    uploader: &dyn Uploader,
+    context: &Context<'_>,
+) -> Result<(), Stopped> {
+    let source = step(context, Step::CheckDisk, |log| capture::check(order, log))?;
+    let surveyed = step(context, Step::Survey, |log| capture::survey(order, &source, log))?;
+    step(context, Step::Capture, |log| capture::send(&source, &surveyed, uploader, log))?;
     context.event(TaskEvent::Done { reports: false });
     Ok(())
 }

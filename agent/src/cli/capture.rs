@@ -13,15 +13,15 @@ mod progress;
 
 use super::print;
 use crate::{
-    capture::{open, seal},
+    capture::{open, plan, seal},
     disk::Device,
     task::Cancel,
 };
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use clap::Args;
 use directory::Directory;
 use jiff::Timestamp;
-use metalcast_formats::capture::{Blocks, CaptureError, Planned, Source, log, plan, side_files};
+use metalcast_formats::capture::{Planned, Source, log, side_files};
 use nix::sys::signal::{SigSet, Signal};
 use progress::Progress;
 use std::{io::Write, path::PathBuf, sync::Arc, thread};
@@ -81,19 +81,7 @@ impl Capture {
 
     /// What is saved of each partition, shown before anything is written.
     fn plan(&self, source: &Source<Device<'_>>) -> anyhow::Result<Vec<Planned>> {
-        let blocks = match (self.raw, self.force) {
-            (true, _) => Blocks::Every,
-            (false, true) => Blocks::UsedOrUnclean,
-            (false, false) => Blocks::Used,
-        };
-        let planned = plan(source, blocks).map_err(|error| match error {
-            CaptureError::Unclean(_) => anyhow!(
-                "{error}. Unmount it properly and check it, or save every block of it with --force"
-            ),
-            CaptureError::Used { .. } => anyhow::Error::from(error)
-                .context("with --raw every block is saved, whatever is in it"),
-            error => error.into(),
-        })?;
+        let planned = plan(source, self.raw, self.force)?;
         for planned in &planned {
             if !planned.unclean().is_empty() {
                 tracing::warn!("{} is saved as it is, with every block", planned.facts.name);

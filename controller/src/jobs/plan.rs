@@ -13,8 +13,11 @@ use metalcast_shared::{
 };
 use serde::{Deserialize, Serialize};
 
+mod capture;
 #[cfg(test)]
 mod tests;
+
+pub use capture::{CaptureAsk, CapturePlan, Wanted, capture};
 
 /// How far a slot's deployment came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -158,6 +161,16 @@ pub enum PlanError {
         /// Those that have it.
         found: String,
     },
+    /// What is in the slot is not complete.
+    #[error(
+        "slot {slot} holds a deployment of {image} that was not completed; it can be saved with --force"
+    )]
+    Incomplete {
+        /// The slot.
+        slot: u16,
+        /// What was to be there.
+        image: Revision,
+    },
     /// Nothing of ours is there.
     #[error("slot {slot} has no system that was deployed completely; deploy one first")]
     NothingThere {
@@ -257,21 +270,10 @@ fn check_slot(ask: &Ask<'_>) -> Result<(), PlanError> {
 fn choose<'a>(ask: &Ask<'a>) -> Result<(&'a Disk, DiskSelector), PlanError> {
     let disks = &ask.inventory.disks;
     if let Some(wanted) = ask.disk {
-        let is_it = |disk: &&Disk| {
-            disk.serial.as_deref() == Some(wanted) || disk.wwn.as_deref() == Some(wanted)
-        };
-        let named: Vec<&Disk> = disks.iter().filter(is_it).collect();
-        let wanted = wanted.to_owned();
-        return match named[..] {
-            [disk] => {
-                compute(ask.layout, disk.bytes, disk.logical_sector)
-                    .map_err(|source| PlanError::Unusable { disk: disk.to_string(), source })?;
-                let selector = DiskSelector::of(disk).expect("it was found by its serial or WWN");
-                Ok((disk, selector))
-            }
-            [] => Err(PlanError::NoSuchDisk { wanted, found: list(disks) }),
-            _ => Err(PlanError::NotUnique { wanted, found: list(named) }),
-        };
+        let (disk, selector) = named(disks, wanted)?;
+        compute(ask.layout, disk.bytes, disk.logical_sector)
+            .map_err(|source| PlanError::Unusable { disk: disk.to_string(), source })?;
+        return Ok((disk, selector));
     }
     let will_do = |disk: &&Disk| compute(ask.layout, disk.bytes, disk.logical_sector).is_ok();
     let candidates: Vec<(&Disk, DiskSelector)> = disks
@@ -285,6 +287,23 @@ fn choose<'a>(ask: &Ask<'a>) -> Result<(&'a Disk, DiskSelector), PlanError> {
         several => {
             Err(PlanError::SeveralDisks { found: list(several.iter().map(|(disk, _)| *disk)) })
         }
+    }
+}
+
+/// The disk that is called so.
+fn named<'a>(disks: &'a [Disk], wanted: &str) -> Result<(&'a Disk, DiskSelector), PlanError> {
+    let is_it = |disk: &&Disk| {
+        disk.serial.as_deref() == Some(wanted) || disk.wwn.as_deref() == Some(wanted)
+    };
+    let named: Vec<&Disk> = disks.iter().filter(is_it).collect();
+    let wanted = wanted.to_owned();
+    match named[..] {
+        [disk] => {
+            let selector = DiskSelector::of(disk).expect("it was found by its serial or WWN");
+            Ok((disk, selector))
+        }
+        [] => Err(PlanError::NoSuchDisk { wanted, found: list(disks) }),
+        _ => Err(PlanError::NotUnique { wanted, found: list(named) }),
     }
 }
 

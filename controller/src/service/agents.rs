@@ -422,8 +422,16 @@ impl Service {
                 let used = slot_use(record, SlotStage::Deployed, now);
                 changes.extend(used.map(|used| Change::Slot { node, used }));
                 // A system that nothing could make report is not waited for.
-                let finish = if *reports { record.work.finish() } else { Finish::LocalBoot };
-                TaskEvent::WorkDone { finish }
+                let finish = match record.work.finish() {
+                    Finish::Report if !*reports => Finish::LocalBoot,
+                    finish => finish,
+                };
+                match (finish, record.work.saved()) {
+                    (Finish::Saved, None) => TaskEvent::WorkFailed {
+                        cause: "the agent says that it is done, but nothing was saved".into(),
+                    },
+                    (_, _) => TaskEvent::WorkDone { finish },
+                }
             }
             AgentEvent::Failed { step, cause } => {
                 let cause = match step {
@@ -524,7 +532,7 @@ fn slot_use(record: &TaskRecord, stage: SlotStage, now: i64) -> Option<SlotUse> 
             stage,
             at_unix_ms: now,
         }),
-        Work::SelectSlot { .. } => None,
+        Work::SelectSlot { .. } | Work::Capture { .. } => None,
     }
 }
 

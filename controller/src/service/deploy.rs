@@ -200,7 +200,7 @@ impl Service {
         Ok(Work::SelectSlot { disk, layout: used.layout, slot })
     }
 
-    async fn begin(
+    pub(super) async fn begin(
         &self,
         core: &mut Core,
         spec: JobSpec,
@@ -210,10 +210,7 @@ impl Service {
     ) -> Result<JobId, Refusal> {
         let (id, now) = (JobId(core.last_job + 1), self.now());
         let nodes: NodeSet = tasks.iter().map(|(node, _)| &node.name).collect();
-        let what = match &spec {
-            JobSpec::Deploy { image, slot, .. } => format!("deploy {image} to slot {slot}"),
-            JobSpec::Boot { slot } => format!("boot slot {slot}"),
-        };
+        let what = spec.to_string();
         tracing::info!(job = %id, who, %nodes, "{what}");
         let mut changes = vec![
             self.audit(who, format!("job {id}: {what} of {nodes}")),
@@ -293,12 +290,12 @@ impl Problems {
     }
 }
 
-fn will_not_do(error: plan::PlanError) -> Refusal {
+pub(super) fn will_not_do(error: plan::PlanError) -> Refusal {
     let message = format!("{:#}", anyhow::Error::from(error));
     Refusal::Conflict { code: "disk-will-not-do", message }
 }
 
-fn usable<'n>(
+pub(super) fn usable<'n>(
     core: &Core,
     node: &'n NodeRecord,
 ) -> Result<&'n metalcast_shared::inventory::Inventory, Refusal> {
@@ -411,7 +408,7 @@ fn finish(report: ReportMode) -> Finish {
     }
 }
 
-fn netboot_limit_ms(seconds: Option<u64>) -> Result<i64, Refusal> {
+pub(super) fn netboot_limit_ms(seconds: Option<u64>) -> Result<i64, Refusal> {
     let Some(seconds) = seconds else { return Ok(DEFAULT_NETBOOT_LIMIT_MS) };
     if !(1..=MAX_TIMEOUT_SECONDS).contains(&seconds) {
         return Err(Refusal::Invalid(format!("--timeout must be 1 to {MAX_TIMEOUT_SECONDS} s")));

@@ -226,7 +226,7 @@ impl Service {
         let mut core = self.core().await;
         let needs = |work: &Work| match work {
             Work::Deploy { image, .. } => image == revision,
-            Work::SelectSlot { .. } => false,
+            Work::SelectSlot { .. } | Work::Capture { .. } => false,
         };
         if let Some(task) = core.tasks.values().find(|task| needs(&task.record.work)) {
             let job = task.record.job;

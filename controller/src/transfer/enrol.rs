@@ -49,7 +49,11 @@ async fn exchange<F: Fleet, L: Library>(
         wire::read(&mut receive, MAX_ENROL_BYTES, OPEN_DEADLINE, "no request within 10 s").await?;
     let reply = match open {
         Open::Enrol(request) => decide(server, request).await,
-        Open::Session(_) | Open::Page { .. } | Open::Chunks { .. } | Open::Bundle { .. } => {
+        Open::Session(_)
+        | Open::Page { .. }
+        | Open::Chunks { .. }
+        | Open::Bundle { .. }
+        | Open::Upload { .. } => {
             return Err(End::Ours(Close::NoCertificate));
         }
     };

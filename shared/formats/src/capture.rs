@@ -17,7 +17,7 @@ mod side_files;
 mod source;
 
 pub use error::CaptureError;
-pub use frames::seal;
+pub use frames::{seal, seal_from};
 pub use lists::log;
 pub use plan::{Blocks, Planned, plan};
 pub use side_files::side_files;

@@ -205,7 +205,7 @@ impl Shared {
                 wire::send(&mut send, &BundleReply::File { bytes }).await?;
                 send.write_all(tools).await?;
             }
-            Open::Enrol(_) => unreachable!(),
+            Open::Enrol(_) | Open::Upload { .. } => unreachable!(),
         }
         send.finish()?;
         Ok(())

@@ -3,7 +3,8 @@
 use crate::{
     disk::Operation,
     task::{
-        self, Cancel, ChunkSource, Context, Delivery, Loss, Machine, Report, Request, Sink, Stopped,
+        self, Cancel, ChunkSource, Context, Delivery, Loss, Machine, Report, Request, Sink,
+        Stopped, Uploader,
     },
 };
 use metalcast_formats::{
@@ -21,7 +22,7 @@ use metalcast_shared::{
     id::Revision,
     layout::Layout,
     manifest::{CHUNKS_PER_PAGE, Chunk, Manifest, Page, PageRef, Partition, SignedManifest},
-    to_agent::{Deploy, FixUp, Overwrite, SelectSlot},
+    to_agent::{Capture, Deploy, FixUp, Overwrite, SelectSlot},
 };
 use metalcast_sys::{block::partition_path, loopdev::LoopDevice};
 use ring::signature::{Ed25519KeyPair, KeyPair};
@@ -416,6 +417,20 @@ impl Rig {
         let layout = self.layout.clone();
         let select = SelectSlot { disk: self.selector(), layout, slot };
         self.watch(|_| {}, |context| task::select_slot(&select, context))
+    }
+
+    pub(crate) fn capture(&self, order: &Capture, uploader: &dyn Uploader) -> Outcome {
+        self.capture_watched(order, uploader, |_| {})
+    }
+
+    /// The same; `seen` gets each event and may stop the task.
+    pub(crate) fn capture_watched(
+        &self,
+        order: &Capture,
+        uploader: &dyn Uploader,
+        seen: impl Fn((&TaskEvent, &Cancel)) + Sync,
+    ) -> Outcome {
+        self.watch(seen, |context| task::capture(order, uploader, context))
     }
 
     fn watch(

@@ -15,12 +15,25 @@ pub fn seal<D: Read + Seek + Send, E: From<CaptureError> + Send>(
     planned: &Planned,
     sealers: usize,
     go_on: impl Fn() -> Result<(), E> + Sync,
+    take: impl FnMut(Sealed) -> Result<(), E>,
+) -> Result<(), E> {
+    seal_from(0, partition, planned, sealers, go_on, take)
+}
+
+/// The same without the first `skipped` chunks, which are not read.
+pub fn seal_from<D: Read + Seek + Send, E: From<CaptureError> + Send>(
+    skipped: u32,
+    partition: D,
+    planned: &Planned,
+    sealers: usize,
+    go_on: impl Fn() -> Result<(), E> + Sync,
     mut take: impl FnMut(Sealed) -> Result<(), E>,
 ) -> Result<(), E> {
     let Some(map) = planned.map() else { return Ok(()) };
     let name = &planned.facts.name;
     let cut = |source| CaptureError::Cut { partition: name.clone(), source };
     let mut chunks = DiskChunks::new(partition, map).map_err(cut)?;
+    chunks.skip(skipped);
     let (read, taken) = pipeline::run(
         sealers,
         || -> Result<_, E> {

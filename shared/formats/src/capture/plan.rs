@@ -2,7 +2,7 @@
 
 use super::{CaptureError, Part, Source};
 use crate::{
-    chunk::write_head_frame,
+    chunk::{Ranges, write_head_frame},
     clonezilla::{PartitionFacts, RAW},
     partclone::HeadFacts,
     probe::{self, Contents, Found, Kind},
@@ -127,6 +127,11 @@ impl Planned {
         Some(format!("{}.{}-ptcl-img.zst", self.facts.name, self.map()?.program))
     }
 
+    /// Whether that file begins with a head.
+    pub fn has_head(&self) -> bool {
+        self.map().is_some_and(|map| map.program != RAW)
+    }
+
     /// Writes what that file begins with: a frame with partclone's header and bitmap. Raw images begin
     /// with nothing of the kind: they are what is on the partition, from its first byte to its last.
     pub fn write_head(&self, out: &mut impl Write) -> io::Result<()> {
@@ -152,6 +157,18 @@ impl Planned {
     /// Bytes that will be read of it.
     pub fn bytes(&self) -> u64 {
         self.map().map_or(0, UsedMap::used_bytes)
+    }
+
+    /// Bytes in the first `chunks` of its chunks.
+    pub fn bytes_of_first(&self, chunks: u32) -> u64 {
+        let Some(map) = self.map() else { return 0 };
+        let Ok(mut ranges) = Ranges::new(map.block_bytes, map.used.blocks()) else { return 0 };
+        let mut blocks = 0;
+        for _ in 0..chunks {
+            let Some((_, runs)) = ranges.next(&map.used) else { break };
+            blocks += runs.iter().map(|run| u64::from(run.count)).sum::<u64>();
+        }
+        blocks * u64::from(map.block_bytes)
     }
 
     /// Why its records of what is used are not to be trusted; empty if they are.
