@@ -5,24 +5,21 @@
 //! of it. Partition tables, filesystems and boot code are not this module's business.
 
 mod aligned;
-mod backing;
 mod boot_partition;
 mod busy;
 mod device;
+mod direct;
 mod hash;
 mod look;
 mod mounted;
-mod reader;
 mod root;
 mod window;
 
-pub use backing::loop_device_of;
 pub use boot_partition::{BOOT_DRIVER, BOOT_LABEL, BootPartition, SlotRecord};
 pub use busy::while_busy;
 pub use device::{Device, Operation, Tap};
 pub use look::{look_at, uuid_of};
 pub use mounted::{Access, Mounted};
-pub use reader::Reader;
 pub use root::Root;
 pub use window::Window;
 

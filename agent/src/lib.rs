@@ -7,6 +7,7 @@
 //! Invariant: only `session` knows quinn, only `disk` writes to disks, and nothing of `task` or `disk`
 //! is async.
 
+pub mod capture;
 pub mod cli;
 pub mod console;
 pub mod disk;

@@ -18,6 +18,7 @@ mod logs;
 mod outbox;
 #[cfg(test)]
 mod tests;
+mod upload;
 mod wire;
 mod worker;
 

@@ -16,6 +16,7 @@ mod activate;
 mod boot_code;
 mod bundles;
 pub mod by_hand;
+mod capture;
 mod check_disk;
 mod clear;
 mod context;
@@ -36,6 +37,7 @@ mod transfer;
 mod verify;
 mod whole_disk;
 
+pub use capture::{Begun, Fault, Sending, Uploader};
 pub use context::{Cancel, Context, FetchBundle, Machine, Report, StepLog};
 pub use plan::SlotAddress;
 pub use source::{ChunkSource, Closed, Delivery, DiskSource, Loss, Request, Sink, Wanted};
@@ -47,7 +49,7 @@ use crate::{
 };
 use metalcast_shared::{
     event::{Step, TaskEvent},
-    to_agent::{Deploy, SelectSlot},
+    to_agent::{Capture, Deploy, SelectSlot},
 };
 use plan::Image;
 use restore::Restore;
@@ -102,6 +104,19 @@ fn note_memory(log: &StepLog<'_>) {
 pub fn select_slot(select: &SelectSlot, context: &Context<'_>) -> Result<(), Stopped> {
     let target = step(context, Step::CheckDisk, |log| check_disk::select(select, log))?;
     step(context, Step::Activate, |log| activate::run(&target, log))?;
+    context.event(TaskEvent::Done { reports: false });
+    Ok(())
+}
+
+/// Saves what is on a disk.
+pub fn capture(
+    order: &Capture,
+    uploader: &dyn Uploader,
+    context: &Context<'_>,
+) -> Result<(), Stopped> {
+    let source = step(context, Step::CheckDisk, |log| capture::check(order, log))?;
+    let surveyed = step(context, Step::Survey, |log| capture::survey(order, &source, log))?;
+    step(context, Step::Capture, |log| capture::send(&source, &surveyed, uploader, log))?;
     context.event(TaskEvent::Done { reports: false });
     Ok(())
 }

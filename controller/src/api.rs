@@ -158,6 +158,7 @@ fn router(shared: Shared) -> Router {
         .route("/images/{project}/{name}/diff", get(images::diff))
         .route("/operations/{id}", get(operations::show))
         .route("/deployments", post(jobs::deploy))
+        .route("/captures", post(jobs::capture))
         .route("/boots", post(jobs::boot))
         .route("/jobs", get(jobs::list))
         .route("/jobs/{id}", get(jobs::show))

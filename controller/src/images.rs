@@ -3,7 +3,7 @@
 //! ```text
 //! <dir>/<project>/<name>/<number>/  disk, parts, sda1.ext4-ptcl-img.zst, B2SUMS ...   Clonezilla's
 //!                                   metalcast.pages, metalcast.manifest               ours
-//! <dir>/.import-<random>/           an import under way; removed if it does not end well
+//! <dir>/.import-<random>/           an import or upload under way; removed if it does not end well
 //! <dir>/.export-<random>/           where an export is being made; both are removed likewise
 //! ```
 //!
@@ -13,6 +13,7 @@
 
 mod check;
 mod diff;
+mod draft;
 mod error;
 mod export;
 mod import;
@@ -23,13 +24,15 @@ mod pipeline;
 mod sequential;
 mod side_files;
 mod space;
+mod upload;
 mod whole_disk;
 
 pub use check::CheckReport;
 pub use diff::{Diff, Extent, PartitionDiff};
-pub use error::{ExportError, ImportError, SideFileError, StoreError};
+pub use error::{DraftError, ExportError, ImportError, SideFileError, StoreError, UploadError};
 pub use export::{ExportOptions, ExportReport, Packing};
 pub use output::WriteError;
+pub use upload::{Upload, UploadOrder};
 pub use whole_disk::{DiskImage, WholeDiskError};
 
 use crate::causes::with_causes;
@@ -38,6 +41,7 @@ use loaded::Loaded;
 use metalcast_shared::{
     id::{ImageName, Revision},
     manifest::{Chunk, Manifest, SignedManifest},
+    upload::Survey,
 };
 use serde::Serialize;
 use std::{
@@ -139,6 +143,16 @@ impl Images {
         progress: &dyn Fn(Progress),
     ) -> Result<Revision, ImportError> {
         import::import(self, source, name, progress)
+    }
+
+    /// Begins a revision that an agent will send. Memory: the bitmap of one partition, and a chunk.
+    pub fn begin_upload(&self, order: UploadOrder, survey: Survey) -> Result<Upload, UploadError> {
+        Upload::begin(self, order, survey)
+    }
+
+    /// Publishes what an agent has sent, as the next revision. On any failure nothing is left.
+    pub fn publish(&self, upload: Upload) -> Result<Revision, UploadError> {
+        upload.publish(self)
     }
 
     /// Reads all of a revision and holds it against every checksum and hash that there is. What is

@@ -8,12 +8,13 @@
 //! ```text
 //! boot, transfer, api ──> Service ──lock──> Core { nodes, tasks, sessions } ──> store
 //!                            │
-//!                            ├──> boot table, readable images (snapshots, no lock on reading)
+//!                            ├──> boot table, what agents may read and send (snapshots, no lock on reading)
 //!                            └──> agents (bounded queues)
 //! ```
 
 mod agents;
 mod boot;
+mod capture;
 mod catalog;
 mod core;
 mod deploy;
@@ -34,6 +35,7 @@ pub use catalog::Catalog;
 pub use tasks::end_unfinished;
 pub use types::{
     BootEvent, BootEventKind, EnrolRefusal, Refusal, ReportRefusal, Run, ScriptAnswer, SessionId,
+    UploadAnswer,
 };
 
 use crate::{
@@ -47,7 +49,7 @@ use metalcast_shared::{
     id::{NodeId, Revision},
     layout::Layout,
 };
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, RwLock, RwLockReadGuard};
 use tokio::sync::{Mutex, MutexGuard, watch};
 
 /// Seals a report's token, so that only we can read it.
@@ -79,7 +81,7 @@ struct Shared {
     settings: Settings,
     started: i64,
     core: Mutex<core::Core>,
-    readable: RwLock<core::Readable>,
+    granted: RwLock<core::Granted>,
     boot_table: watch::Sender<Arc<BootTable>>,
     /// Counts changes, to wake those that wait for one.
     changes: watch::Sender<u64>,
@@ -108,7 +110,7 @@ impl Service {
             parts,
             settings,
             started,
-            readable: RwLock::default(),
+            granted: RwLock::default(),
             boot_table: watch::Sender::new(Arc::new(boot::table(&core))),
             changes: watch::Sender::new(0),
             core: Mutex::new(core),
@@ -121,9 +123,14 @@ impl Service {
     /// Whether a task that the node's agent has in hand needs the revision, and the key is the one of
     /// the node's latest enrolment.
     pub fn may_read(&self, node: NodeId, key: Hash, revision: &Revision) -> bool {
-        let readable =
-            self.shared.readable.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        readable.get(&node).is_some_and(|(holder, needed)| *holder == key && needed == revision)
+        let granted = self.granted();
+        granted
+            .get(&node)
+            .is_some_and(|right| right.key == key && right.read.as_ref() == Some(revision))
+    }
+
+    fn granted(&self) -> RwLockReadGuard<'_, core::Granted> {
+        self.shared.granted.read().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// What every address boots; changes with the nodes and jobs.
@@ -177,8 +184,8 @@ impl Service {
 
     /// Brings the snapshots up to date and wakes those who wait. To be called after every change.
     fn publish(&self, core: &core::Core) {
-        let readable = core.readable();
-        *self.shared.readable.write().unwrap_or_else(std::sync::PoisonError::into_inner) = readable;
+        let granted = core.granted();
+        *self.shared.granted.write().unwrap_or_else(std::sync::PoisonError::into_inner) = granted;
         self.shared.boot_table.send_replace(Arc::new(boot::table(core)));
         self.shared.changes.send_modify(|count| *count = count.wrapping_add(1));
     }

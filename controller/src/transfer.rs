@@ -1,12 +1,13 @@
-//! The QUIC server that agents talk to: enrolment, sessions, pages, chunks and tools.
+//! The QUIC server that agents talk to: enrolment, sessions, pages, chunks, tools and captures.
 //!
 //! ```text
 //! connection without certificate ── Enrol ──> certificate, and the agent connects again
 //! connection of a node ─┬─ Session ── messages both ways, one per connection
 //!                       ├─ Page ───── one page of a manifest
 //!                       ├─ Chunks ─── up to 64 frames, read ahead by two
+//!                       ├─ Bundle ─── tools that belong to the RAM image
 //!                       ├─ SideFile ─ a small file beside an image
-//!                       └─ Bundle ─── tools that belong to the RAM image
+//!                       └─ Upload ─── what a task captures, into the store
 //! ```
 //!
 //! What is decided about nodes is the [`Fleet`]'s business, what is in an image the [`Library`]'s.
@@ -21,6 +22,7 @@ mod connection;
 mod enrol;
 mod session;
 mod side_files;
+mod uploads;
 mod wire;
 
 pub use chunks::Library;
@@ -32,7 +34,7 @@ use metalcast_initramfs::bundle;
 use metalcast_shared::{
     boot::EnrolmentToken,
     hash::Hash,
-    id::{NodeId, Revision},
+    id::{NodeId, Revision, TaskId},
     inventory::Fingerprint,
     to_agent::ToAgent,
     to_controller::{Hello, ToController},
@@ -40,10 +42,13 @@ use metalcast_shared::{
 };
 use quinn::crypto::rustls::QuicServerConfig;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::MissedTickBehavior,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::service::{EnrolRefusal, Service, SessionId};
+use crate::service::{EnrolRefusal, Service, SessionId, UploadAnswer};
 
 /// Most connections at a time, handshakes included.
 pub const MAX_CONNECTIONS: usize = 4096;
@@ -68,6 +73,8 @@ pub const WRITE_PROGRESS: Duration = Duration::from_secs(30);
 const REFUSED_CERTIFICATES: usize = 16;
 /// How often the server gets a new certificate, which lives for a year.
 const RENEWAL: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often uploads of tasks that have ended are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
 /// How long connections get to close when the controller stops.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -111,6 +118,25 @@ pub trait Fleet: Clone + Send + Sync + 'static {
 
     /// Whether an active task of this node needs the revision, and the key is the node's.
     fn may_read(&self, node: NodeId, key: Hash, revision: &Revision) -> bool;
+
+    /// Whether the node's agent has this task, may send what it captures, and the key is the node's.
+    fn may_upload(&self, node: NodeId, key: Hash, task: TaskId) -> bool;
+
+    /// What such an agent is to send. An error says why it may not.
+    fn upload_order(
+        &self,
+        node: NodeId,
+        key: Hash,
+        task: TaskId,
+    ) -> impl Future<Output = anyhow::Result<UploadAnswer>> + Send;
+
+    /// All of it is in the store. To be called until it succeeds.
+    fn uploaded(
+        &self,
+        node: NodeId,
+        task: TaskId,
+        revision: &Revision,
+    ) -> impl Future<Output = anyhow::Result<()>> + Send;
 }
 
 impl Fleet for Service {
@@ -153,6 +179,28 @@ impl Fleet for Service {
     fn may_read(&self, node: NodeId, key: Hash, revision: &Revision) -> bool {
         Service::may_read(self, node, key, revision)
     }
+
+    fn may_upload(&self, node: NodeId, key: Hash, task: TaskId) -> bool {
+        Service::may_upload(self, node, key, task)
+    }
+
+    async fn upload_order(
+        &self,
+        node: NodeId,
+        key: Hash,
+        task: TaskId,
+    ) -> anyhow::Result<UploadAnswer> {
+        Service::upload_order(self, node, key, task).await
+    }
+
+    async fn uploaded(
+        &self,
+        node: NodeId,
+        task: TaskId,
+        revision: &Revision,
+    ) -> anyhow::Result<()> {
+        Service::uploaded(self, node, task, revision).await
+    }
 }
 
 /// Everything that connections share.
@@ -160,6 +208,7 @@ struct Server<F, L> {
     fleet: F,
     library: Arc<L>,
     pages: chunks::PageCache,
+    uploads: uploads::Uploads,
     /// The directory of the bundles.
     tools: PathBuf,
     pki: Arc<Pki>,
@@ -212,6 +261,7 @@ pub async fn run<F: Fleet, L: Library>(
         fleet,
         library,
         pages: chunks::PageCache::default(),
+        uploads: uploads::Uploads::default(),
         tools: ram_image.join(bundle::BESIDE_DIR),
         pki,
         connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
@@ -221,6 +271,8 @@ pub async fn run<F: Fleet, L: Library>(
     });
     let mut renewal = tokio::time::interval(RENEWAL);
     renewal.tick().await;
+    let mut sweep = tokio::time::interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
@@ -228,6 +280,7 @@ pub async fn run<F: Fleet, L: Library>(
                 Ok(config) => endpoint.set_server_config(Some(config)),
                 Err(error) => tracing::error!("keeping the old server certificate: {error:#}"),
             },
+            _ = sweep.tick() => server.uploads.sweep(&server.fleet),
             Some(certificate) = refused.recv() => {
                 let fleet = server.fleet.clone();
                 let told = async move { fleet.certificate_refused(certificate).await };
@@ -248,6 +301,7 @@ pub async fn run<F: Fleet, L: Library>(
     }
     endpoint.close(code, &reason);
     let _ = tokio::time::timeout(CLOSING, endpoint.wait_idle()).await;
+    server.uploads.clear();
     Ok(())
 }
 

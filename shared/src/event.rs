@@ -28,6 +28,10 @@ pub enum Step {
     BootCode,
     /// Make the slot the one that starts.
     Activate,
+    /// Find out what is to be saved of a disk, by the records of its filesystems.
+    Survey,
+    /// Read that and send it into the store.
+    Capture,
 }
 
 impl fmt::Display for Step {
@@ -43,6 +47,8 @@ impl fmt::Display for Step {
             Self::FixUp => "fix-up",
             Self::BootCode => "boot-code",
             Self::Activate => "activate",
+            Self::Survey => "survey",
+            Self::Capture => "capture",
         })
     }
 }

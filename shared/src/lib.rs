@@ -19,5 +19,6 @@ pub mod node_set;
 pub mod to_agent;
 pub mod to_controller;
 pub mod transfer;
+pub mod upload;
 pub mod version;
 pub mod whole_disk;

@@ -93,6 +93,8 @@ pub enum Work {
     Deploy(Box<Deploy>),
     /// Make another slot the one that starts.
     SelectSlot(SelectSlot),
+    /// Save what is on a disk.
+    Capture(Box<Capture>),
     /// Make a whole disk that of an image.
     DeployDisk(Box<DeployDisk>),
 }
@@ -184,6 +186,38 @@ pub struct SelectSlot {
     pub slot: u16,
 }
 
+/// Save what is on a disk, which is only read, into the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capture {
+    /// The disk.
+    pub disk: DiskSelector,
+    /// What of it.
+    pub source: CaptureSource,
+    /// What the slot, or the disk, is called in the image: `sda5` or `sda`.
+    pub name: String,
+    /// Save what is in use, or was not unmounted properly: every block of it.
+    pub force: bool,
+    /// Save every block as it is, whatever is in it.
+    pub raw: bool,
+}
+
+/// What of a disk is saved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CaptureSource {
+    /// A slot of it.
+    Slot {
+        /// The scheme that the disk must have.
+        layout: Layout,
+        /// The slot.
+        slot: u16,
+    },
+    /// All of it, its partition table included.
+    Disk,
+    /// Partitions of it, by their numbers.
+    Partitions(Vec<u16>),
+}
+
 /// Answer to a request for a page: the encoded page, or why not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PageReply {
@@ -249,6 +283,7 @@ impl Work {
                 Step::Activate,
             ],
             Self::SelectSlot(_) => &[Step::CheckDisk, Step::Activate],
+            Self::Capture(_) => &[Step::CheckDisk, Step::Survey, Step::Capture],
             Self::DeployDisk(_) => &[
                 Step::CheckDisk,
                 Step::Partition,
@@ -259,6 +294,22 @@ impl Work {
                 Step::FixUp,
                 Step::BootCode,
             ],
+        }
+    }
+}
+
+impl CaptureSource {
+    /// What is saved of that disk, for people.
+    pub fn of(&self, disk: &DiskSelector) -> String {
+        match self {
+            Self::Slot { slot, layout } => {
+                format!("slot {slot} (layout {}), disk {disk}", layout.name)
+            }
+            Self::Disk => format!("disk {disk}"),
+            Self::Partitions(numbers) => {
+                let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+                format!("partitions {} of disk {disk}", numbers.join(","))
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     hash::Hash,
     id::{BootId, Revision, TaskId},
     inventory::{Fingerprint, Inventory},
+    upload::Survey,
 };
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,13 @@ pub enum Open {
     Bundle {
         /// The hash of its file.
         hash: Hash,
+    },
+    /// Begin to send what a task captures, or go on with it: see [`crate::upload`].
+    Upload {
+        /// Which task.
+        task: TaskId,
+        /// What will be sent; the same whenever the task goes on.
+        survey: Box<Survey>,
     },
     /// Ask for a small file beside an image; the answer is a [`crate::to_agent::BundleReply`].
     SideFile {

@@ -17,6 +17,10 @@ pub const WINDOW_BYTES: u32 = 8 << 20;
 /// Unacknowledged and queued bytes of one connection on the controller: 1 Gbit/s for 60 ms.
 pub const SEND_WINDOW_BYTES: u64 = 8 << 20;
 
+/// The same of an agent that sends what it captures: with what the controller's windows hold, what may be sent again
+/// when the connection breaks.
+pub const UPLOAD_WINDOW_BYTES: u64 = 4 << 20;
+
 /// How often one chunk may be asked for before the transfer gives up on it.
 pub const MAX_ATTEMPTS: u8 = 5;
 

@@ -15,10 +15,11 @@ use metalcast_shared::{
     layout::Layout,
     manifest::{Chunk, Manifest, Page, PageRef, Partition, Run, SignedManifest},
     to_agent::{
-        BundleReply, ChunkHeader, Deploy, DeployDisk, EnrolReply, FixUp, Overwrite, PageReply,
-        Placed, SelectSlot, Standing, Task, ToAgent, Work,
+        BundleReply, Capture, CaptureSource, ChunkHeader, Deploy, DeployDisk, EnrolReply, FixUp,
+        Overwrite, PageReply, Placed, SelectSlot, Standing, Task, ToAgent, Work,
     },
     to_controller::{Enrol, Hello, LogLevel, Open, Phase, ToController},
+    upload::{Survey, SurveyPartition, UploadPart, UploadPosition, UploadReply},
     whole_disk::{BootCode, DiskTable, GptPartition, MbrPartition, SideFile, Swap, WholeDisk},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -111,6 +112,26 @@ fn deploy() -> Deploy {
                 kernel_args: vec!["quiet".parse().unwrap()],
             },
         },
+    }
+}
+
+fn capture(source: CaptureSource) -> Capture {
+    Capture { disk: selector(), source, name: "sda5".into(), force: false, raw: true }
+}
+
+fn survey() -> Survey {
+    Survey {
+        agent: "0.1.0".into(),
+        partitions: vec![SurveyPartition {
+            name: "sda5".into(),
+            filesystem: "ext4".into(),
+            block_bytes: 4096,
+            total_blocks: 1000,
+            used_blocks: 600,
+            device_bytes: 4_096_000,
+        }],
+        left_out_bytes: 1 << 20,
+        remarks: vec!["r".into()],
     }
 }
 
@@ -229,6 +250,7 @@ fn to_controller(book: &mut Book) {
     let chunks = Open::Chunks { revision: revision(), partition: partition(), page: 0, positions };
     book.add("open.chunks", &chunks);
     book.add("open.bundle", &Open::Bundle { hash: Hash([7; 32]) });
+    book.add("open.upload", &Open::Upload { task: task(), survey: Box::new(survey()) });
     book.add("open.side-file", &Open::SideFile { revision: revision(), name: "gap".into() });
     book.add("inventory", &ToController::Inventory(Box::new(inventory())));
     book.add("heartbeat", &ToController::Heartbeat { uptime_seconds: 9, resident_bytes: 1 << 25 });
@@ -245,7 +267,8 @@ fn to_controller(book: &mut Book) {
     let progress = Progress { step, done_bytes: 1, total_bytes: 300, wire_bytes: 0 };
     book.add("progress", &ToController::Progress { task: task(), progress });
     book.add("log", &ToController::Log { level: LogLevel::Warn, text: "l".into() });
-    for step in Work::Deploy(Box::new(deploy())).steps() {
+    let capture = Work::Capture(Box::new(capture(CaptureSource::Disk)));
+    for step in Work::Deploy(Box::new(deploy())).steps().iter().chain(&capture.steps()[1..]) {
         book.add(&format!("step.{step}"), step);
     }
 }
@@ -264,6 +287,15 @@ fn to_agent(book: &mut Book) {
     let select = SelectSlot { disk: selector(), layout: layout(), slot: 6 };
     let work = Work::SelectSlot(select);
     book.add("task.select-slot", &ToAgent::Task(Box::new(Task { id: task(), work })));
+    let slot = CaptureSource::Slot { layout: layout(), slot: 5 };
+    for (name, source) in [
+        ("task.capture-slot", slot),
+        ("task.capture-disk", CaptureSource::Disk),
+        ("task.capture-partitions", CaptureSource::Partitions(vec![1, 300])),
+    ] {
+        let work = Work::Capture(Box::new(capture(source)));
+        book.add(name, &ToAgent::Task(Box::new(Task { id: task(), work })));
+    }
     for (name, table) in [("mbr", mbr()), ("gpt", gpt())] {
         let work = Work::DeployDisk(Box::new(deploy_disk(table)));
         let task = ToAgent::Task(Box::new(Task { id: task(), work }));
@@ -280,6 +312,19 @@ fn to_agent(book: &mut Book) {
     book.add("chunk.unavailable", &ChunkHeader::Unavailable { index: 7, reason: "r".into() });
 }
 
+fn upload(book: &mut Book) {
+    book.add("upload.head", &UploadPart::Head { bytes: 300, is_last: true });
+    book.add("upload.chunk", &UploadPart::Chunk(page().chunks.remove(0)));
+    book.add("upload.file", &UploadPart::File { name: "parts".into(), bytes: 5 });
+    book.add("upload.finish", &UploadPart::Finish);
+    let position = UploadPosition { partitions: 1, head: true, chunks: 300, files: 0 };
+    book.add("upload.from", &UploadReply::From(position));
+    let revision = "lab/debian@8".parse().unwrap();
+    book.add("upload.saved", &UploadReply::Saved { revision });
+    let refused = UploadReply::Refused { reason: "r".into(), may_retry: true };
+    book.add("upload.refused", &refused);
+}
+
 fn stored(book: &mut Book) {
     book.add("manifest", &manifest());
     book.add("manifest.page", &page());
@@ -293,6 +338,7 @@ fn messages_have_the_bytes_of_their_version() {
     let mut book = Book::default();
     to_controller(&mut book);
     to_agent(&mut book);
+    upload(&mut book);
     stored(&mut book);
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v3.txt");
     if std::env::var_os("METALCAST_BLESS").is_some() {

@@ -163,6 +163,15 @@ impl Host {
         count.trim().parse().context("understanding a network card's count")
     }
 
+    /// Bytes that it has sent over its cable.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn sent_bytes(&self) -> Result<u64> {
+        let count = run(self.command("cat").arg("/sys/class/net/eth0/statistics/tx_bytes"))?;
+        count.trim().parse().context("understanding a network card's count")
+    }
+
     /// Pulls the cable.
     ///
     /// # Errors
@@ -184,9 +193,20 @@ impl Host {
     /// # Errors
     /// When tc(8) cannot.
     pub fn slow_down(&self, lab: &Lab, mbit: u32) -> Result<()> {
-        let rate = format!("{mbit}mbit");
-        let mut command = lab.command("tc");
-        command.args(["qdisc", "replace", "dev", &self.cable, "root", "tbf", "rate", &rate]);
-        run(command.args(["burst", "256k", "latency", "50ms"])).map(drop)
+        slow_down(lab.command("tc"), &self.cable, mbit)
     }
+
+    /// Makes it slow in the other direction.
+    ///
+    /// # Errors
+    /// When tc(8) cannot.
+    pub fn slow_down_sending(&self, mbit: u32) -> Result<()> {
+        slow_down(self.command("tc"), "eth0", mbit)
+    }
+}
+
+fn slow_down(mut tc: Command, device: &str, mbit: u32) -> Result<()> {
+    let rate = format!("{mbit}mbit");
+    tc.args(["qdisc", "replace", "dev", device, "root", "tbf", "rate", &rate]);
+    run(tc.args(["burst", "256k", "latency", "50ms"])).map(drop)
 }

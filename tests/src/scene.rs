@@ -22,6 +22,9 @@ pub const DISK_BYTES: u64 = 500_000_000_000;
 /// What an agent may have in memory at most while it deploys, in MiB.
 pub const AGENT_MIB: u64 = 64;
 
+/// The same while it captures, in MiB.
+pub const CAPTURING_AGENT_MIB: u64 = 96;
+
 /// The same on a machine of 256 MB.
 pub const SMALL_AGENT_MIB: u64 = 48;
 
@@ -105,9 +108,38 @@ impl Scene {
     /// # Errors
     /// When the controller refuses it.
     pub fn deploy(&self, slot: u16) -> Result<u64> {
+        self.deploy_image("lab/debian", slot)
+    }
+
+    /// The same with another image.
+    ///
+    /// # Errors
+    /// When the controller refuses it.
+    pub fn deploy_image(&self, image: &str, slot: u16) -> Result<u64> {
         let (slot, node) = (slot.to_string(), self.node.as_str());
-        let order = ["deploy", "lab/debian", "--slot", &slot, "--nodes", node, "--yes"];
+        let order = ["deploy", image, "--slot", &slot, "--nodes", node, "--yes"];
         self.rig.order(&[&order[..], &["--report", "none"]].concat())
+    }
+
+    /// Orders that what these options name becomes a revision of an image.
+    ///
+    /// # Errors
+    /// When the controller refuses it.
+    pub fn capture(&self, options: &[&str], image: &str) -> Result<u64> {
+        self.rig.order(&[&["capture", &self.node, image], options].concat())
+    }
+
+    /// Goes on with a new host, which has a blank disk and joins. The old one is given back with its disk.
+    ///
+    /// # Errors
+    /// As [`Scene::new`].
+    pub fn replace_host(&mut self, number: u8, disk_bytes: u64) -> Result<Host> {
+        let disk = Host::blank_disk(&self.lab, &serial(number), disk_bytes)?;
+        let host = Host::plug(&self.lab, number, &disk)?;
+        self.agent = host.join(&self.lab, &self.shipped)?;
+        self.node = self.rig.wait_for_nodes(&mut [], 1, "new", WORK)?.remove(0);
+        self.rig.cli(&["node", "approve", &self.node])?;
+        Ok(std::mem::replace(&mut self.host, host))
     }
 
     /// Waits until the job's task is as wanted.
@@ -123,7 +155,7 @@ impl Scene {
         self.rig.wait_for_task(job, &mut self.agent, WORK, reason, wanted)
     }
 
-    /// Waits until the transfer has come so far, in percent.
+    /// Waits until a transfer or capture has come so far, in percent.
     ///
     /// # Errors
     /// As [`Rig::wait_for_task`].
@@ -131,7 +163,7 @@ impl Scene {
         self.wait(job, &format!("{percent} % are transferred"), |task| {
             let progress = &task["progress"];
             let (done, total) = (progress["done_bytes"].as_u64(), progress["total_bytes"].as_u64());
-            progress["step"] == "transfer"
+            (progress["step"] == "transfer" || progress["step"] == "capture")
                 && done.zip(total).is_some_and(|(done, total)| done * 100 >= total * percent)
         })
     }
@@ -142,6 +174,18 @@ impl Scene {
     /// # Errors
     /// When the job does not end well.
     pub fn finish(&mut self, job: u64) -> Result<Value> {
+        self.finish_as(job, "done (unconfirmed)", AGENT_MIB)
+    }
+
+    /// The same of a capture.
+    ///
+    /// # Errors
+    /// As [`Scene::finish`].
+    pub fn finish_capture(&mut self, job: u64) -> Result<Value> {
+        self.finish_as(job, "done", CAPTURING_AGENT_MIB)
+    }
+
+    fn finish_as(&mut self, job: u64, state: &str, most_mib: u64) -> Result<Value> {
         let deadline = Instant::now() + WORK;
         self.watch_agent(deadline)?;
         let script = self.host.boot_script(&self.lab)?;
@@ -149,10 +193,10 @@ impl Scene {
         loop {
             let job = self.rig.ask(&["job", "show", &job.to_string()])?;
             let task = &job["tasks"][0];
-            if task["state"] == "done (unconfirmed)" {
+            if task["state"] == state {
                 let (said, seen) = (used_mib(task)?, self.peak_bytes >> 20);
                 println!("the agent used at most {said} MiB by its own word, {seen} were seen");
-                ensure!(said.max(seen) <= AGENT_MIB, "more than {AGENT_MIB} MiB");
+                ensure!(said.max(seen) <= most_mib, "more than {most_mib} MiB");
                 return Ok(task.clone());
             }
             ensure!(task["ended"] == false && Instant::now() < deadline, "{job:#}");
@@ -244,7 +288,8 @@ pub fn wire_bytes(task: &Value) -> u64 {
 /// # Errors
 /// When there is no such note.
 pub fn used_mib(task: &Value) -> Result<u64> {
-    let notes = notes(task, "activate");
+    let last = task["steps"].as_array().and_then(|steps| steps.last()).context("no steps")?;
+    let notes = last["notes"].to_string();
     let (_, rest) = notes.split_once("the agent used at most ").context("no note of the memory")?;
     rest.split(' ').next().context("no number")?.parse().context("reading the note")
 }

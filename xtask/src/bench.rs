@@ -4,14 +4,16 @@
 
 mod boot;
 mod deploy;
+mod formats;
 mod netboot;
+mod watch;
 
 use std::fmt;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use metalcast_tests::rig::Artefacts;
 use metalcast_tests::{paths, process};
 use serde_json::{Value, json};
@@ -40,6 +42,8 @@ enum Name {
     Deploy,
     /// From power-on to the registered agent; against an init of one line
     Boot,
+    /// Images out of a disk, onto a disk and into the store; against partclone, zstd and gzip
+    Formats,
 }
 
 impl fmt::Display for Name {
@@ -48,6 +52,7 @@ impl fmt::Display for Name {
             Self::Netboot => "netboot",
             Self::Deploy => "deploy",
             Self::Boot => "boot",
+            Self::Formats => "formats",
         })
     }
 }
@@ -61,6 +66,7 @@ pub fn run(options: &Options) -> Result<()> {
         Name::Netboot => netboot::measure(options.runs, &options.ram_image)?,
         Name::Deploy => deploy::measure(options.runs, &options.ram_image)?,
         Name::Boot => boot::measure(options.runs, &options.ram_image)?,
+        Name::Formats => formats::measure(options.runs, &options.ram_image)?,
     };
     let dir = paths::target().join("bench");
     std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
@@ -78,15 +84,28 @@ fn shipped(
     options: &initramfs::Options,
     prepare: impl FnOnce() -> Result<()>,
 ) -> Result<Artefacts> {
-    let artefacts = root::artefacts(options, || {
+    root::artefacts(options, || {
         setup::run()?;
-        dist::controller()?;
-        prepare()
-    })?;
-    // Who has become root since finds it there.
-    let controller = paths::target().join("release/metalcast");
-    ensure!(controller.exists(), "{} is missing: cargo xtask dist", controller.display());
-    Ok(Artefacts { controller, ..artefacts })
+        prepare()?;
+        dist::controller()
+    })
+}
+
+/// What Clonezilla named `sda1.ext4-ptcl-img.zst`.
+fn partclone_file(image: &Path) -> Result<PathBuf> {
+    for entry in image.read_dir().context("listing the image")? {
+        let path = entry.context("listing the image")?.path();
+        if path.to_string_lossy().ends_with("-ptcl-img.zst") {
+            return Ok(path);
+        }
+    }
+    bail!("no file of partclone's in {}", image.display())
+}
+
+/// Reads all files below a path, so that they are in the page cache.
+fn warm(path: &Path) -> Result<()> {
+    let read = "find \"$0\" -type f -exec cat {} + >/dev/null";
+    process::run(Command::new("sh").args(["-c", read]).arg(path)).map(drop)
 }
 
 /// The variable with which a program finds the libraries of an unpacked package, `NAME=VALUE`.

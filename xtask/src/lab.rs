@@ -63,7 +63,10 @@ pub struct Options {
 /// # Errors
 /// When any phase fails; everything that was started has been ended by then.
 pub fn run(options: &Options) -> Result<()> {
-    let artefacts = root::artefacts(&options.ram_image, setup::run)?;
+    let artefacts = root::artefacts(&options.ram_image, || {
+        setup::run()?;
+        root::controller()
+    })?;
     let (image, login) = match &options.image {
         Some(dir) => (dir.canonicalize().context("looking for the image")?, None),
         None => {

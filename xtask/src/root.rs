@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -32,14 +33,14 @@ pub fn as_root(program: &str) -> Command {
     command
 }
 
-/// The artefacts for a task whose second half needs root. Who is not root does what comes before that, `prepare`,
-/// and builds; then this process becomes the same task as root, to which the artefacts are given.
+/// The artefacts for a task whose second half needs root. Who is not root does what comes before that, `prepare`, which
+/// builds a controller, and builds the RAM image; then this process becomes the same task as root, to which both are given.
 ///
 /// # Errors
 /// When root is out of reach, and as `prepare`; when something does not compile.
 pub fn artefacts(
     options: &initramfs::Options,
-    prepare: impl FnOnce() -> Result<()>,
+    prepare: impl FnOnce() -> Result<PathBuf>,
 ) -> Result<Artefacts> {
     if let Some(given) = Artefacts::given() {
         return Ok(given);
@@ -50,15 +51,22 @@ pub fn artefacts(
          without one (NOPASSWD in sudoers)",
         std::env::var("USER").unwrap_or_else(|_| "yourself".to_owned())
     );
-    prepare()?;
     let artefacts = Artefacts {
-        controller: step("building the controller", || build("metalcast-controller", "metalcast"))?,
+        controller: prepare()?,
         ram_image: dist::ram_image(options.kernel.unwrap_or(Kernel::Cloud), &options.agent)?,
     };
     if !is_root() {
         become_root(&artefacts)?;
     }
     Ok(artefacts)
+}
+
+/// Builds the controller as it is for tests, in a minute, and returns its path.
+///
+/// # Errors
+/// When it does not compile.
+pub fn controller() -> Result<PathBuf> {
+    step("building the controller", || build("metalcast-controller", "metalcast"))
 }
 
 fn become_root(artefacts: &Artefacts) -> Result<()> {

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: sets up, checks, builds, and runs every test as root, emulated machines included. The last lines
 //! are the test runner's own.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
@@ -58,7 +59,7 @@ fn has_nextest() -> bool {
     answers("cargo", &["nextest", "--version"])
 }
 
-fn prepare() -> Result<()> {
+fn prepare() -> Result<PathBuf> {
     setup::run()?;
     check::run()?;
     step("building the tests", || {
@@ -66,10 +67,10 @@ fn prepare() -> Result<()> {
     })?;
     // The scenarios with real machines' devices need it; it lies beside the other.
     dist::ram_image(Kernel::Generic, &agent::Options::default())?;
-    if !has_nextest() {
-        return Ok(());
+    if has_nextest() {
+        step("documentation tests", || {
+            run_visibly(cargo().args(["test", "--quiet", "--workspace", "--doc"]))
+        })?;
     }
-    step("documentation tests", || {
-        run_visibly(cargo().args(["test", "--quiet", "--workspace", "--doc"]))
-    })
+    root::controller()
 }

@@ -1,31 +1,30 @@
 //! A partition, or a whole disk, into a Clonezilla image directory.
 //!
 //! ```text
-//! source (device, table) ─> plan (a map of used blocks each) ─> frames, one file each ─┐
-//!                        └─> disk files (table, boot code, gap, swap) ─────────────────┴─> directory
+//! source ─> plan (a map of used blocks each) ─> frames, one file each ─┐
+//!        └─> side files (table, boot code, gap, swap) ─────────────────┴─> directory
 //! ```
 //!
 //! Only used blocks are read. The frames are those of the controller's store; stock Clonezilla restores
 //! the directory, and `metalcast image import` takes it. The directory gets its name when it is complete.
 
 mod directory;
-mod disk_files;
-mod frames;
-mod plan;
 mod progress;
-mod source;
 
 use super::print;
-use crate::task::Cancel;
-use anyhow::{Context, bail, ensure};
+use crate::{
+    capture::{open, plan, seal},
+    disk::Device,
+    task::Cancel,
+};
+use anyhow::Context;
 use clap::Args;
 use directory::Directory;
-use metalcast_formats::clonezilla::PartitionFacts;
+use jiff::Timestamp;
+use metalcast_formats::capture::{Planned, Source, log, side_files};
 use nix::sys::signal::{SigSet, Signal};
-use plan::{Content, Planned};
 use progress::Progress;
-use source::Source;
-use std::{path::PathBuf, sync::Arc, thread};
+use std::{io::Write, path::PathBuf, sync::Arc, thread};
 
 /// Arguments of `capture`.
 #[derive(Debug, Args)]
@@ -55,19 +54,21 @@ impl Capture {
     }
 
     fn capture(&self, cancel: &Cancel) -> anyhow::Result<()> {
-        let source = Source::open(&self.from, self.name.as_deref(), self.force)?;
+        let source = open(&self.from, self.name.as_deref(), self.force)?;
         let planned = self.plan(&source)?;
         let bytes = planned.iter().map(Planned::bytes).sum();
         let mut directory = Directory::create(&self.to)?;
         let progress = Progress::new(bytes);
         let mut written = 0;
         for partition in &planned {
-            written += frames::write(&source, partition, &mut directory, &progress, cancel)
+            written += write(&source, partition, &mut directory, &progress, cancel)
                 .with_context(|| format!("saving {}", partition.facts.name))?;
         }
-        disk_files::write(&source, &planned, &mut directory)?;
+        side_files(&source, &planned, |name, content| directory.file(name, content))?;
         directory.write_sums()?;
-        disk_files::write_log(&source, &planned, &mut directory)?;
+        let from = source.medium.path().display().to_string();
+        let log = log(&planned, &from, Timestamp::now());
+        directory.file("clonezilla-img", log.as_bytes())?;
         cancel.check()?;
         directory.publish()?;
         print(&format!(
@@ -79,41 +80,38 @@ impl Capture {
     }
 
     /// What is saved of each partition, shown before anything is written.
-    fn plan(&self, source: &Source) -> anyhow::Result<Vec<Planned>> {
-        let mut planned = Vec::new();
-        let mut refused = Vec::new();
-        for partition in &source.partitions {
-            let content = Content::of(source, partition, self.raw)
-                .with_context(|| format!("looking at {}", partition.name))?;
-            let planned_one = Planned::new(partition, content);
-            for why in planned_one.unclean() {
-                refused.push(format!("{}: {why}", partition.name));
-            }
-            planned.push(planned_one);
-        }
-        if !refused.is_empty() && !self.force {
-            bail!(
-                "{}; a restore would have to be repaired, or lack what was written last. Unmount it \
-                 properly and check it, or save every block of it with --force",
-                refused.join("; ")
-            );
-        }
-        for planned in &mut planned {
+    fn plan(&self, source: &Source<Device<'_>>) -> anyhow::Result<Vec<Planned>> {
+        let planned = plan(source, self.raw, self.force)?;
+        for planned in &planned {
             if !planned.unclean().is_empty() {
                 tracing::warn!("{} is saved as it is, with every block", planned.facts.name);
-                planned.take_every_block();
             }
             print(&planned.to_string());
         }
-        let has_data = planned.iter().any(|planned| planned.map().is_some());
-        ensure!(has_data, "there is nothing on it that has to be saved");
         Ok(planned)
     }
 }
 
-/// What the image's files say of all partitions, those without data included.
-fn facts(planned: &[Planned]) -> Vec<PartitionFacts> {
-    planned.iter().map(|planned| planned.facts.clone()).collect()
+/// Saves the data of a partition. Returns the length of its file, 0 if it needs none.
+fn write(
+    source: &Source<Device<'_>>,
+    planned: &Planned,
+    directory: &mut Directory,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> anyhow::Result<u64> {
+    let (Some(map), Some(file)) = (planned.map(), planned.file_name()) else { return Ok(0) };
+    let mut output = directory.create_file(&file)?;
+    planned.write_head(&mut output).context("writing the image's head")?;
+    seal(source, planned, cancel, |sealed| {
+        output.write_all(&sealed.frame).context("writing the image")?;
+        let bytes = u64::from(sealed.chunk.blocks()) * u64::from(map.block_bytes);
+        progress.add(&planned.facts.name, bytes);
+        Ok(())
+    })?;
+    let bytes = output.bytes();
+    directory.finish(output)?;
+    Ok(bytes)
 }
 
 /// Turns the signals that end a program into a request to stop, so that what is unfinished is deleted.

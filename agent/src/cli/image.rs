@@ -7,10 +7,11 @@ use metalcast_formats::{
     chunk::{self, Chunks, PlainChunk},
     clonezilla::{Directory, Form, PartitionImage},
     partclone::{Reader, ntfsclone::NtfsClone},
+    pipeline,
 };
 use metalcast_shared::{
     codec,
-    manifest::{MAX_ROOT_BYTES, Manifest, Partition, Run, SignedManifest},
+    manifest::{Chunk, MAX_ROOT_BYTES, Manifest, Page, Partition, Run, SignedManifest},
 };
 use std::{
     fs::File,
@@ -25,6 +26,9 @@ pub(super) const PAGES_FILE: &str = "metalcast.pages";
 
 /// Room for the signature around a root.
 const SIGNED_BYTES: usize = MAX_ROOT_BYTES + 1024;
+
+/// Threads that unpack a revision's chunks: with the one that writes they keep two processors busy.
+const UNPACKERS: usize = 2;
 
 /// Which image.
 #[derive(Debug, Args)]
@@ -151,52 +155,89 @@ fn base_name(path: &Path) -> String {
 }
 
 impl Image {
-    /// Hands over all of it, in ascending order. Each piece was held against the image's own
-    /// checksums.
-    pub(super) fn each(
-        self,
-        mut take: impl FnMut(Piece) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
+    /// Hands over all of it, in ascending order, while what comes next is read and unpacked. Each piece
+    /// was held against the image's own checksums.
+    pub(super) fn each(self, take: impl FnMut(Piece) -> anyhow::Result<()>) -> anyhow::Result<()> {
         match self.source {
             Source::Revision { partition, pages, frames } => {
-                for number in 0..partition.pages.len() {
-                    for piece in page(&partition, number, &pages, &frames)? {
-                        take(piece?)?;
-                    }
-                }
-                Ok(())
+                let frames = Frames { partition: &partition, pages, frames };
+                each_of_revision(&frames, take)
             }
-            Source::Clonezilla { mut chunks, block_bytes } => {
-                let range = u64::from(chunks.chunk_blocks()) * u64::from(block_bytes);
-                while let Some(chunk) = chunks.next_chunk().context("reading the image")? {
-                    let PlainChunk { index, runs, data } = chunk;
-                    take(Piece { start: u64::from(index) * range, block_bytes, runs, data })?;
-                }
-                chunks.finish().context("reading the image's end")
+            Source::Clonezilla { chunks, block_bytes } => {
+                each_of_clonezilla(chunks, block_bytes, take)
             }
         }
     }
 }
 
-/// The pieces of one page of a revision.
-fn page(
-    partition: &Partition,
-    number: usize,
-    pages: &File,
-    frames: &File,
-) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Piece>>> {
-    let mut bytes = vec![0; partition.pages[number].bytes as usize];
-    pages
-        .read_exact_at(&mut bytes, partition.pages[number].offset)
-        .with_context(|| format!("reading page {number} of the image"))?;
-    let page = partition.decode_page(number, &bytes)?;
-    Ok(page.chunks.into_iter().map(move |entry| {
-        let mut frame = vec![0; entry.frame_bytes as usize];
-        frames
-            .read_exact_at(&mut frame, entry.offset)
-            .with_context(|| format!("reading chunk {} of the image", entry.index))?;
-        let data = chunk::open(&frame, &entry, partition)?;
-        let (start, block_bytes) = (partition.range_start(&entry), partition.block_bytes);
-        Ok(Piece { start, block_bytes, runs: entry.runs, data })
-    }))
+fn each_of_revision(
+    frames: &Frames<'_>,
+    mut take: impl FnMut(Piece) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let partition = frames.partition;
+    let mut numbers = 0..partition.pages.len();
+    let mut page = Vec::new().into_iter();
+    let next = || -> anyhow::Result<Option<(Chunk, Vec<u8>)>> {
+        loop {
+            if let Some(chunk) = page.next() {
+                return frames.frame(&chunk).map(|frame| Some((chunk, frame)));
+            }
+            let Some(number) = numbers.next() else { return Ok(None) };
+            page = frames.page(number)?.chunks.into_iter();
+        }
+    };
+    let unpack = |(chunk, frame): (Chunk, Vec<u8>)| -> anyhow::Result<Piece> {
+        let data = chunk::open(&frame, &chunk, partition)?;
+        let (start, block_bytes) = (partition.range_start(&chunk), partition.block_bytes);
+        Ok(Piece { start, block_bytes, runs: chunk.runs, data })
+    };
+    let (read, taken) = pipeline::run(UNPACKERS, next, || unpack, |piece| take(piece?));
+    taken?;
+    read
+}
+
+/// One stream: it can only be unpacked in order.
+fn each_of_clonezilla(
+    mut chunks: Chunks<Box<dyn Read + Send>>,
+    block_bytes: u32,
+    mut take: impl FnMut(Piece) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let range = u64::from(chunks.chunk_blocks()) * u64::from(block_bytes);
+    let (read, taken) = pipeline::run(
+        1,
+        || chunks.next_chunk(),
+        || |chunk| chunk,
+        |PlainChunk { index, runs, data }| {
+            take(Piece { start: u64::from(index) * range, block_bytes, runs, data })
+        },
+    );
+    taken?;
+    read.context("reading the image")?;
+    chunks.finish().context("reading the image's end")
+}
+
+/// The files of one partition of a revision.
+struct Frames<'p> {
+    partition: &'p Partition,
+    pages: File,
+    frames: File,
+}
+
+impl Frames<'_> {
+    fn page(&self, number: usize) -> anyhow::Result<Page> {
+        let reference = self.partition.pages[number];
+        let mut bytes = vec![0; reference.bytes as usize];
+        self.pages
+            .read_exact_at(&mut bytes, reference.offset)
+            .with_context(|| format!("reading page {number} of the image"))?;
+        Ok(self.partition.decode_page(number, &bytes)?)
+    }
+
+    fn frame(&self, chunk: &Chunk) -> anyhow::Result<Vec<u8>> {
+        let mut frame = vec![0; chunk.frame_bytes as usize];
+        self.frames
+            .read_exact_at(&mut frame, chunk.offset)
+            .with_context(|| format!("reading chunk {} of the image", chunk.index))?;
+        Ok(frame)
+    }
 }

@@ -10,6 +10,7 @@ use crate::disk::{self, Device};
 use anyhow::{Context, ensure};
 use clap::Args;
 use metalcast_formats::probe::Contents;
+use metalcast_sys::loopdev;
 use std::{
     os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
@@ -80,7 +81,7 @@ impl Existing {
         if path.metadata()?.file_type().is_block_device() {
             return Ok(Self::Block(Device::open(path, None)?));
         }
-        if let Some(user) = disk::loop_device_of(path)? {
+        if let Some(user) = loopdev::device_of(path)? {
             anyhow::bail!("{} is in use by {user}; detach that first", path.display());
         }
         Ok(Self::File(path.to_owned()))

@@ -1,16 +1,15 @@
 //! A whole disk or a file that stands for one.
 
-use super::{Window, aligned, busy::is_busy, while_busy};
+use super::{Window, busy::is_busy, direct::Direct, while_busy};
 use anyhow::{Context, bail, ensure};
-use metalcast_formats::layout::SECTOR_BYTES;
+use metalcast_formats::{layout::SECTOR_BYTES, region::ReadAt};
 use metalcast_sys::block::{BlockDevice, OpenMode};
 use std::{
     fmt,
     fs::{File, OpenOptions},
     io::{self, Seek, SeekFrom},
-    os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, FileTypeExt},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
 };
 
 /// What is about to happen to a disk; offsets and lengths in bytes.
@@ -45,15 +44,11 @@ enum Kind {
 /// A disk, open for writing by nobody else.
 pub struct Device<'t> {
     kind: Kind,
-    /// For reads that must come from the disk and not from memory; filesystems such as tmpfs have
-    /// none.
-    direct: Option<File>,
+    direct: Direct,
     path: PathBuf,
     bytes: u64,
     sector_bytes: u32,
     tap: Option<&'t Tap>,
-    /// For direct reads: as many as threads ever read at a time.
-    buffers: Mutex<Vec<aligned::Aligned>>,
 }
 
 impl fmt::Debug for Device<'_> {
@@ -68,7 +63,7 @@ impl<'t> Device<'t> {
     pub fn open(path: &Path, tap: Option<&'t Tap>) -> anyhow::Result<Self> {
         let block = hold(path, OpenMode::ExclusiveWrite)?;
         ensure!(!block.is_read_only()?, "{} is write-protected", path.display());
-        Self::of_block(block, path, tap)
+        Self::of_block(block, path, true, tap)
     }
 
     /// Opens a disk, partition or file to read it beside whoever uses it. Writing to it fails.
@@ -87,21 +82,28 @@ impl<'t> Device<'t> {
     ) -> anyhow::Result<Self> {
         let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
         if file.metadata()?.file_type().is_block_device() {
-            return Self::of_block(open()?, path, None);
+            return Self::of_block(open()?, path, false, None);
         }
         let bytes = file
             .seek(SeekFrom::End(0))
             .with_context(|| format!("reading the size of {}", path.display()))?;
-        Ok(Self::new(Kind::File(file), path, bytes, SECTOR_BYTES as u32, None))
+        Ok(Self::of_file(file, path, false, bytes))
     }
 
-    fn of_block(block: BlockDevice, path: &Path, tap: Option<&'t Tap>) -> anyhow::Result<Self> {
+    fn of_block(
+        block: BlockDevice,
+        path: &Path,
+        is_written: bool,
+        tap: Option<&'t Tap>,
+    ) -> anyhow::Result<Self> {
         // Someone may have read the disk while a partition of it was changed through a mount: what
         // others wrote through another node of the same disk counts, and a small write would put what
         // is remembered of its surroundings back.
         block.flush_buffers()?;
         let (bytes, sector_bytes) = (block.size_bytes()?, block.logical_sector_bytes()?);
-        Ok(Self::new(Kind::Block(block), path, bytes, sector_bytes, tap))
+        let direct = Direct::open(path, is_written);
+        let path = path.to_owned();
+        Ok(Self { kind: Kind::Block(block), direct, path, bytes, sector_bytes, tap })
     }
 
     /// Opens or makes a plain file of at least `bytes` bytes; what is not written in it is a hole.
@@ -119,21 +121,13 @@ impl<'t> Device<'t> {
             file.set_len(bytes).with_context(|| format!("extending {}", path.display()))?;
         }
         let bytes = metadata.len().max(bytes);
-        Ok(Self::new(Kind::File(file), path, bytes, SECTOR_BYTES as u32, None))
+        Ok(Self::of_file(file, path, true, bytes))
     }
 
-    fn new(kind: Kind, path: &Path, bytes: u64, sector_bytes: u32, tap: Option<&'t Tap>) -> Self {
-        let direct = nix::fcntl::OFlag::O_DIRECT.bits();
-        let direct = OpenOptions::new().read(true).custom_flags(direct).open(path).ok();
-        Self {
-            kind,
-            direct,
-            path: path.to_owned(),
-            bytes,
-            sector_bytes,
-            tap,
-            buffers: Mutex::default(),
-        }
+    fn of_file(file: File, path: &Path, is_written: bool, bytes: u64) -> Self {
+        let direct = Direct::open(path, is_written);
+        let (path, sector_bytes) = (path.to_owned(), SECTOR_BYTES as u32);
+        Self { kind: Kind::File(file), direct, path, bytes, sector_bytes, tap: None }
     }
 
     /// Where it is.
@@ -201,9 +195,16 @@ impl<'t> Device<'t> {
 
     pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> anyhow::Result<()> {
         self.announce(Operation::Write { offset, bytes: bytes.len() as u64 })?;
-        self.file().write_all_at(bytes, offset).with_context(|| {
+        self.put(bytes, offset).with_context(|| {
             format!("writing {} bytes at {offset} of {}", bytes.len(), self.path.display())
         })
+    }
+
+    fn put(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let pages = self.direct.write_pages(bytes, offset)?;
+        let (before, behind) = (&bytes[..pages.start], &bytes[pages.end..]);
+        self.file().write_all_at(before, offset)?;
+        self.file().write_all_at(behind, offset + pages.end as u64)
     }
 
     pub(super) fn zero_at(&self, offset: u64, bytes: u64) -> anyhow::Result<()> {
@@ -239,25 +240,9 @@ impl<'t> Device<'t> {
         length: usize,
         take: impl FnOnce(&[u8]),
     ) -> anyhow::Result<()> {
-        let buffers = || self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut buffer = buffers().pop().unwrap_or_default();
-        let direct = match &self.direct {
-            Some(file) => read_direct(file, &mut buffer, offset, length),
-            None => Err(io::ErrorKind::InvalidInput.into()),
-        };
-        let read = match direct {
-            // EINVAL: whatever the file is on has no direct reads after all.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                let slice = buffer.slice(length);
-                self.file().read_exact_at(slice, offset).map(|()| &*slice)
-            }
-            other => other,
-        };
-        let result = read.map(take).with_context(|| {
+        self.direct.read_with(self.file(), (offset, length), take).with_context(|| {
             format!("reading {length} bytes at {offset} of {}", self.path.display())
-        });
-        buffers().push(buffer);
-        result
+        })
     }
 
     fn announce(&self, operation: Operation) -> anyhow::Result<()> {
@@ -269,27 +254,15 @@ impl<'t> Device<'t> {
     }
 }
 
-/// `length` bytes from `offset` on, read in whole pages around them.
-fn read_direct<'b>(
-    file: &File,
-    buffer: &'b mut aligned::Aligned,
-    offset: u64,
-    length: usize,
-) -> io::Result<&'b [u8]> {
-    let skip = (offset % aligned::ALIGN as u64) as usize;
-    let start = offset - skip as u64;
-    let end = skip + length;
-    let slice = buffer.slice(end.next_multiple_of(aligned::ALIGN));
-    let mut have = 0;
-    while have < end {
-        match file.read_at(&mut slice[have..], start + have as u64) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => have += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+/// Through the page cache, for the many small reads of a filesystem's metadata.
+impl ReadAt for Device<'_> {
+    fn fill_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file().read_exact_at(buffer, offset).map_err(|error| {
+            let (kind, length, path) = (error.kind(), buffer.len(), self.path.display());
+            let what = format!("reading {length} bytes at {offset} of {path}");
+            io::Error::new(kind, anyhow::Error::from(error).context(what))
+        })
     }
-    Ok(&slice[skip..end])
 }
 
 fn hold(path: &Path, mode: OpenMode) -> anyhow::Result<BlockDevice> {

@@ -1,9 +1,13 @@
 //! A part of a disk, in its own offsets.
 
-use super::{Device, Reader, hash, look};
+use super::{Device, hash, look};
 use anyhow::ensure;
-use metalcast_formats::probe::Contents;
+use metalcast_formats::{
+    probe::Contents,
+    region::{ReadAt, Region},
+};
 use metalcast_shared::hash::Hash;
+use std::io;
 
 /// A range of a disk. Reads and writes that would leave it fail before they begin.
 #[derive(Clone, Copy, Debug)]
@@ -73,8 +77,8 @@ impl<'d> Window<'d> {
     }
 
     /// All of it as a file, read from the disk itself.
-    pub fn reader(&self) -> Reader<'d> {
-        Reader::new(*self)
+    pub fn reader(&self) -> Region<Self> {
+        Region::new(*self, 0, self.bytes)
     }
 
     /// The hash of some extents (offset in the window, length), one behind the other.
@@ -100,6 +104,12 @@ impl<'d> Window<'d> {
             self.bytes
         );
         Ok(self.start + offset)
+    }
+}
+
+impl ReadAt for Window<'_> {
+    fn fill_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        Window::read_at(self, buffer, offset).map_err(io::Error::other)
     }
 }
 

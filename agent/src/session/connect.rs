@@ -5,7 +5,7 @@ use anyhow::Context;
 use metalcast_shared::{
     boot::BootConfig,
     close,
-    transfer::{STREAM_WINDOW_BYTES, WINDOW_BYTES},
+    transfer::{STREAM_WINDOW_BYTES, UPLOAD_WINDOW_BYTES, WINDOW_BYTES},
     version::{ALPN, SERVER_NAME},
 };
 use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
@@ -158,6 +158,7 @@ impl Connector {
         transport.max_idle_timeout(Some(IdleTimeout::try_from(IDLE_LIMIT)?));
         transport.stream_receive_window(STREAM_WINDOW_BYTES.into());
         transport.receive_window(WINDOW_BYTES.into());
+        transport.send_window(UPLOAD_WINDOW_BYTES);
         // The controller opens no streams.
         transport.max_concurrent_bidi_streams(0u32.into());
         transport.max_concurrent_uni_streams(0u32.into());

@@ -221,7 +221,7 @@ impl Line {
     }
 
     /// The connection that there is, or the next one.
-    async fn connection(&self) -> anyhow::Result<Connection> {
+    pub(super) async fn connection(&self) -> anyhow::Result<Connection> {
         let mut links = self.links.clone();
         let link =
             self.or_cancelled(async { links.wait_for(Option::is_some).await.map(|l| l.clone()) });
@@ -229,7 +229,7 @@ impl Line {
     }
 
     /// Waits until a connection that broke is no longer given out.
-    async fn lost(&self, connection: &Connection) {
+    pub(super) async fn lost(&self, connection: &Connection) {
         let mut links = self.links.clone();
         let id = connection.stable_id();
         let other = links.wait_for(|link| link.as_ref().is_none_or(|link| link.stable_id() != id));
@@ -237,7 +237,8 @@ impl Line {
         let _ = tokio::time::timeout(RETRY_PAUSE, other).await;
     }
 
-    async fn or_cancelled<T>(&self, work: impl Future<Output = T>) -> anyhow::Result<T> {
+    /// Ends early, with an error, if the task is to stop.
+    pub(super) async fn or_cancelled<T>(&self, work: impl Future<Output = T>) -> anyhow::Result<T> {
         tokio::pin!(work);
         loop {
             self.cancel.check()?;

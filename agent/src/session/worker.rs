@@ -5,6 +5,7 @@ use super::{
     connect::Identity,
     fetch::{Line, QuicDisk, QuicSource},
     outbox::Outbox,
+    upload::QuicUploader,
 };
 use crate::{
     console::StepConsole,
@@ -194,6 +195,10 @@ impl Run {
                 task::deploy(deploy, &self.identity.manifest_key, &source, &context)
             }
             Work::SelectSlot(select) => task::select_slot(select, &context),
+            Work::Capture(capture) => {
+                let uploader = QuicUploader::new(line.clone(), self.runtime.clone(), *id);
+                task::capture(capture, &uploader, &context)
+            }
             Work::DeployDisk(order) => {
                 let (runtime, revision) = (self.runtime.clone(), order.image.clone());
                 let source = QuicDisk { line: line.clone(), runtime, revision };

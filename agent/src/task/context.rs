@@ -153,6 +153,11 @@ impl<'c> StepLog<'c> {
         self.context.cancel.check()
     }
 
+    /// How the task is stopped.
+    pub(super) fn cancel(&self) -> &'c Cancel {
+        self.context.cancel
+    }
+
     /// Gets a bundle of tools from the controller.
     pub(super) fn fetch(&self, bundle: &Bundle) -> anyhow::Result<Vec<u8>> {
         let fetch = self.context.fetch.context("without a controller there is nobody to ask")?;

@@ -1,8 +1,9 @@
-//! Deployments, boots and the jobs that they are.
+//! Deployments, captures, boots and the jobs that they are.
 
 use super::{MAX_WAIT, Mode, Peer, Problem, Shared, body, code};
 use crate::service::view::{
-    BootAnswer, BootRequest, DeployAnswer, DeployRequest, JobEvent, JobSummary, JobView, LogView,
+    BootAnswer, BootRequest, CaptureAnswer, CaptureRequest, DeployAnswer, DeployRequest, JobEvent,
+    JobSummary, JobView, LogView,
 };
 use axum::{
     Json,
@@ -22,6 +23,18 @@ pub(super) async fn deploy(
 ) -> Result<(StatusCode, Json<DeployAnswer>), Problem> {
     let request: DeployRequest = body(&bytes)?;
     let answer = shared.service.deploy(&request, &peer.to_string()).await?;
+    let status = if answer.job.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
+    Ok((status, Json(answer)))
+}
+
+/// Answers 200 with the plan of a dry run, 202 with plan and job otherwise.
+pub(super) async fn capture(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    bytes: Bytes,
+) -> Result<(StatusCode, Json<CaptureAnswer>), Problem> {
+    let request: CaptureRequest = body(&bytes)?;
+    let answer = shared.service.capture(&request, &peer.to_string()).await?;
     let status = if answer.job.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok((status, Json(answer)))
 }

@@ -1,6 +1,7 @@
 //! What each command asks and prints.
 
 pub(super) mod backup;
+pub(super) mod capture;
 pub(super) mod deploy;
 pub(super) mod images;
 pub(super) mod jobs;

@@ -70,6 +70,74 @@ impl StoreError {
     }
 }
 
+/// Why a revision cannot be made. Nothing of it is left in the store.
+#[derive(Debug, thiserror::Error)]
+pub enum DraftError {
+    /// A file of it cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// More than a manifest can describe.
+    #[error("the image is too large: {0}")]
+    TooLarge(String),
+    /// The store itself.
+    #[error("the store cannot take the image")]
+    Store(#[from] StoreError),
+}
+
+impl From<DraftError> for ImportError {
+    fn from(error: DraftError) -> Self {
+        match error {
+            DraftError::Write(error) => Self::Write(error),
+            DraftError::TooLarge(what) => Self::TooLarge(what),
+            DraftError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+/// Why an upload goes no further.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// It cannot be what an agent found on its disk; nothing was begun.
+    #[error("the agent's survey cannot be true: {0}")]
+    Survey(String),
+    /// The store's disk is too full; nothing is left.
+    #[error(
+        "the image needs about {needed_mib} MiB in {path}, but only {free_mib} MiB are free; \
+         remove images that are no longer needed or enlarge the disk"
+    )]
+    Space {
+        /// The store.
+        path: PathBuf,
+        /// An estimate from what is used on the node's disk.
+        needed_mib: u64,
+        /// What ordinary users may still write.
+        free_mib: u64,
+    },
+    /// Something came that does not belong there; what came before stays.
+    #[error("the agent sent {0}")]
+    Sent(String),
+    /// All has come, and it is no image that could be restored.
+    #[error("what the agent sent is no image")]
+    Directory(#[from] DirectoryError),
+    /// The store's side of it; nothing is left.
+    #[error(transparent)]
+    Draft(#[from] DraftError),
+}
+
+impl UploadError {
+    pub(super) fn sent(what: impl Into<String>) -> Self {
+        Self::Sent(what.into())
+    }
+
+    /// Whether the upload is as it was before, and can go on.
+    pub fn may_go_on(&self) -> bool {
+        match self {
+            Self::Sent(_) => true,
+            Self::Survey(_) | Self::Space { .. } | Self::Directory(_) | Self::Draft(_) => false,
+        }
+    }
+}
+
 /// Why an import failed. Nothing of it is left in the store.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {

@@ -62,6 +62,12 @@ impl Output {
         self.write_all(bytes).map_err(|source| self.failed(source))
     }
 
+    /// Makes what was written so far durable.
+    pub(super) fn sync(&mut self) -> Result<(), WriteError> {
+        let synced = self.file.flush().and_then(|()| self.file.get_ref().get_ref().sync_data());
+        synced.map_err(|source| self.failed(source))
+    }
+
     pub(super) fn failed(&self, source: io::Error) -> WriteError {
         WriteError { path: self.path.clone(), offset: self.bytes(), source }
     }

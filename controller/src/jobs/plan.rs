@@ -17,10 +17,12 @@ use metalcast_shared::{
 };
 use serde::{Deserialize, Serialize};
 
+mod capture;
 mod disk;
 #[cfg(test)]
 mod tests;
 
+pub use capture::{CaptureAsk, CapturePlan, Wanted, capture};
 pub use disk::{DiskAsk, WholeDiskPlan, whole_disk};
 
 /// How far a slot's deployment came.
@@ -189,6 +191,16 @@ pub enum PlanError {
         /// Those that have it.
         found: String,
     },
+    /// What is in the slot is not complete.
+    #[error(
+        "slot {slot} holds a deployment of {image} that was not completed; it can be saved with --force"
+    )]
+    Incomplete {
+        /// The slot.
+        slot: u16,
+        /// What was to be there.
+        image: Revision,
+    },
     /// The disk that was named is too small, or has other sectors.
     #[error("disk {disk} cannot be used")]
     WillNotDo {
@@ -324,25 +336,14 @@ fn choose_for_layout<'a>(ask: &Ask<'a>) -> Result<(&'a Disk, DiskSelector), Plan
 /// error where no disk does.
 fn choose<'a>(
     disks: &'a [Disk],
-    named: Option<&str>,
+    wanted: Option<&str>,
     fits: impl Fn(&Disk) -> Result<(), PlanError>,
     none: impl FnOnce(String) -> PlanError,
 ) -> Result<(&'a Disk, DiskSelector), PlanError> {
-    if let Some(wanted) = named {
-        let is_it = |disk: &&Disk| {
-            disk.serial.as_deref() == Some(wanted) || disk.wwn.as_deref() == Some(wanted)
-        };
-        let named: Vec<&Disk> = disks.iter().filter(is_it).collect();
-        let wanted = wanted.to_owned();
-        return match named[..] {
-            [disk] => {
-                fits(disk)?;
-                let selector = DiskSelector::of(disk).expect("it was found by its serial or WWN");
-                Ok((disk, selector))
-            }
-            [] => Err(PlanError::NoSuchDisk { wanted, found: list(disks) }),
-            _ => Err(PlanError::NotUnique { wanted, found: list(named) }),
-        };
+    if let Some(wanted) = wanted {
+        let (disk, selector) = named(disks, wanted)?;
+        fits(disk)?;
+        return Ok((disk, selector));
     }
     let candidates: Vec<(&Disk, DiskSelector)> = disks
         .iter()
@@ -355,6 +356,23 @@ fn choose<'a>(
         several => {
             Err(PlanError::SeveralDisks { found: list(several.iter().map(|(disk, _)| *disk)) })
         }
+    }
+}
+
+/// The disk that is called so.
+fn named<'a>(disks: &'a [Disk], wanted: &str) -> Result<(&'a Disk, DiskSelector), PlanError> {
+    let is_it = |disk: &&Disk| {
+        disk.serial.as_deref() == Some(wanted) || disk.wwn.as_deref() == Some(wanted)
+    };
+    let named: Vec<&Disk> = disks.iter().filter(is_it).collect();
+    let wanted = wanted.to_owned();
+    match named[..] {
+        [disk] => {
+            let selector = DiskSelector::of(disk).expect("it was found by its serial or WWN");
+            Ok((disk, selector))
+        }
+        [] => Err(PlanError::NoSuchDisk { wanted, found: list(disks) }),
+        _ => Err(PlanError::NotUnique { wanted, found: list(named) }),
     }
 }
 

@@ -126,6 +126,8 @@ pub enum Finish {
     Report,
     /// When the machine is sent to its disk; whether the system came up is not known.
     LocalBoot,
+    /// The same, but what the work was for is done before that.
+    Saved,
 }
 
 /// What an agent says it has in hand.
@@ -231,6 +233,7 @@ pub fn step(life: &Life, event: &TaskEvent, now: i64) -> (Life, Vec<TaskEffect>)
                 match finish {
                     Finish::Report => life.to(TaskState::AwaitingReport { since: now }, vec![]),
                     Finish::LocalBoot => life.to(TaskState::Done { confirmed: false }, vec![]),
+                    Finish::Saved => life.to(TaskState::Done { confirmed: true }, vec![]),
                 }
             }
             TaskState::Waiting { .. }
@@ -541,6 +544,11 @@ impl TaskState {
             | Self::Failed { .. }
             | Self::Cancelled { .. } => false,
         }
+    }
+
+    /// Whether the agent was told to stop.
+    pub fn is_stopping(&self) -> bool {
+        matches!(self, Self::Cancelling { .. })
     }
 
     /// The cause or reason, where there is one.

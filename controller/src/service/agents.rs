@@ -416,8 +416,16 @@ impl Service {
                 changes
                     .extend(Made::by(record, SlotStage::Deployed, now).map(|made| made.kept(node)));
                 // A system that nothing could make report is not waited for.
-                let finish = if *reports { record.work.finish() } else { Finish::LocalBoot };
-                TaskEvent::WorkDone { finish }
+                let finish = match record.work.finish() {
+                    Finish::Report if !*reports => Finish::LocalBoot,
+                    finish => finish,
+                };
+                match (finish, record.work.saved()) {
+                    (Finish::Saved, None) => TaskEvent::WorkFailed {
+                        cause: "the agent says that it is done, but nothing was saved".into(),
+                    },
+                    (_, _) => TaskEvent::WorkDone { finish },
+                }
             }
             AgentEvent::Failed { step, cause } => {
                 let cause = match step {

@@ -1,12 +1,14 @@
 //! The state in memory: a copy of what the store holds of nodes and unfinished tasks, and the
 //! sessions.
 
-use super::types::SessionId;
-use crate::store::{BootSeen, DefaultBoot, LogRecord, NodeRecord, Store, StoreError, TaskRecord};
+use super::{tasks::task_id, types::SessionId};
+use crate::store::{
+    BootSeen, DefaultBoot, LogRecord, NodeRecord, Store, StoreError, TaskRecord, Work,
+};
 use metalcast_shared::{
     event::Progress,
     hash::Hash,
-    id::{BootId, JobId, Mac, NodeId, Revision},
+    id::{BootId, JobId, Mac, NodeId, Revision, TaskId},
     manifest::{Manifest, SignedManifest},
     to_agent::ToAgent,
 };
@@ -25,8 +27,18 @@ pub(super) const MAX_GATHERED: usize = 20_000;
 /// Samples of progress for the rate.
 const SAMPLES: usize = 12;
 
-/// What the agent of a node may read, and the key it must hold.
-pub(super) type Readable = HashMap<NodeId, (Hash, Revision)>;
+/// What the agent of each node with a task may read and send.
+pub(super) type Granted = HashMap<NodeId, Right>;
+
+/// What the agent of a node may read and send.
+pub(super) struct Right {
+    /// The key that it must hold.
+    pub(super) key: Hash,
+    /// The image that it needs.
+    pub(super) read: Option<Revision>,
+    /// The task for which it sends one.
+    pub(super) upload: Option<TaskId>,
+}
 
 #[derive(Default)]
 pub(super) struct Core {
@@ -79,15 +91,22 @@ impl Core {
         Ok(core)
     }
 
-    /// What each agent with a task may read.
-    pub(super) fn readable(&self) -> Readable {
+    /// What each agent with a task may read and send.
+    pub(super) fn granted(&self) -> Granted {
         let ready = |node: &NodeId| self.nodes.get(node).filter(|node| node.state.is_ready());
+        let right = |node: &NodeId, record: &TaskRecord| {
+            let upload = match &record.work {
+                // What is to be stopped is not waited for.
+                Work::Capture { .. } if record.life.state.is_stopping() => None,
+                Work::Capture { .. } => Some(task_id(record)),
+                Work::Deploy { .. } | Work::DeployDisk { .. } | Work::SelectSlot { .. } => None,
+            };
+            Some(Right { key: ready(node)?.key, read: record.work.image().cloned(), upload })
+        };
         self.tasks
             .iter()
             .filter(|(_, task)| task.record.life.state.is_with_agent())
-            .filter_map(|(node, task)| {
-                Some((*node, (ready(node)?.key, task.record.work.image()?.clone())))
-            })
+            .filter_map(|(node, task)| Some((*node, right(node, &task.record)?)))
             .collect()
     }
 

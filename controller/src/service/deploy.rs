@@ -136,7 +136,7 @@ impl Service {
         Ok(Work::SelectSlot { disk, layout: used.layout, slot })
     }
 
-    async fn begin(
+    pub(super) async fn begin(
         &self,
         core: &mut Core,
         spec: JobSpec,
@@ -146,11 +146,7 @@ impl Service {
     ) -> Result<JobId, Refusal> {
         let (id, now) = (JobId(core.last_job + 1), self.now());
         let nodes: NodeSet = tasks.iter().map(|(node, _)| &node.name).collect();
-        let what = match &spec {
-            JobSpec::Deploy { image, slot, .. } => format!("deploy {image} to slot {slot}"),
-            JobSpec::Boot { slot } => format!("boot slot {slot}"),
-            JobSpec::DeployDisk { image, .. } => format!("deploy {image} to a whole disk"),
-        };
+        let what = spec.to_string();
         tracing::info!(job = %id, who, %nodes, "{what}");
         let mut changes = vec![
             self.audit(who, format!("job {id}: {what} of {nodes}")),
@@ -314,7 +310,7 @@ pub(super) fn finish(report: ReportMode) -> Finish {
     }
 }
 
-fn netboot_limit_ms(seconds: Option<u64>) -> Result<i64, Refusal> {
+pub(super) fn netboot_limit_ms(seconds: Option<u64>) -> Result<i64, Refusal> {
     let Some(seconds) = seconds else { return Ok(DEFAULT_NETBOOT_LIMIT_MS) };
     if !(1..=MAX_TIMEOUT_SECONDS).contains(&seconds) {
         return Err(Refusal::Invalid(format!("--timeout must be 1 to {MAX_TIMEOUT_SECONDS} s")));

@@ -202,6 +202,7 @@ impl Service {
             deadline_unix_ms: deadline.map(|deadline| deadline.at),
             since_unix_ms: task.changed,
             generation: task.life.generation,
+            saved: task.work.saved().cloned(),
             steps: Vec::new(),
             progress,
             timeline: Vec::new(),

@@ -18,7 +18,9 @@ use metalcast_shared::{
     event::{Step, TaskEvent as AgentEvent},
     id::{NodeId, Revision, TaskId},
     manifest::{Manifest, SignedManifest},
-    to_agent::{Deploy, DeployDisk, FixUp, Overwrite, SelectSlot, Task, ToAgent, Work as WireWork},
+    to_agent::{
+        Capture, Deploy, DeployDisk, FixUp, Overwrite, SelectSlot, Task, ToAgent, Work as WireWork,
+    },
 };
 use std::sync::Arc;
 
@@ -50,7 +52,7 @@ impl Service {
         if differs {
             changes.push(Change::Task(Box::new(record.clone())));
         }
-        let boot = effects.iter().find_map(default_boot);
+        let boot = effects.iter().find_map(|effect| default_boot(effect, &old.work));
         let mut node_record = None;
         if let (Some(boot), Some(current)) = (boot, core.nodes.get(&node))
             && current.default_boot != boot
@@ -130,7 +132,7 @@ impl Service {
                     let (at, detail) = (self.now(), format!("job {}", id.job));
                     core.gather_boot(BootSeen { mac, at, what: "reboot-ordered".into(), detail });
                 }
-                let reason = "the work is done, the deployed system starts".to_owned();
+                let reason = "the work is done, the machine starts from its disk".to_owned();
                 core.send(node, ToAgent::Reboot { reason });
             }
             // Part of the record already.
@@ -162,6 +164,9 @@ impl Service {
         match work.clone() {
             Work::SelectSlot { disk, layout, slot } => {
                 Ok(WireWork::SelectSlot(SelectSlot { disk, layout, slot }))
+            }
+            Work::Capture { disk, source, name, force, raw, .. } => {
+                Ok(WireWork::Capture(Box::new(Capture { disk, source, name, force, raw })))
             }
             Work::Deploy {
                 image,
@@ -218,7 +223,7 @@ impl Service {
                 url: self.settings().report_url.clone(),
                 token: (self.shared.parts.seal_report)(&ReportToken { task }),
             }),
-            Finish::LocalBoot => None,
+            Finish::LocalBoot | Finish::Saved => None,
         }
     }
 
@@ -388,9 +393,11 @@ pub(super) fn task_id(record: &TaskRecord) -> TaskId {
     TaskId { job: record.job, node: record.node, generation: record.life.generation }
 }
 
-fn default_boot(effect: &TaskEffect) -> Option<DefaultBoot> {
+fn default_boot(effect: &TaskEffect, work: &Work) -> Option<DefaultBoot> {
     match effect {
         TaskEffect::BootFromDisk => Some(DefaultBoot::LocalDisk),
+        // It starts what it started before.
+        TaskEffect::BootIntoAgent if !work.changes_disk() => None,
         TaskEffect::BootIntoAgent => Some(DefaultBoot::RamImage),
         TaskEffect::HandOut | TaskEffect::SendCancel { .. } | TaskEffect::OrderReboot => None,
     }

@@ -1,7 +1,8 @@
 //! What callers hand to the service and get from it, apart from what the API shows.
 
 use super::view::PlanView;
-use metalcast_shared::id::{BootId, Mac};
+use crate::images::UploadOrder;
+use metalcast_shared::id::{BootId, Mac, Revision};
 use std::net::Ipv4Addr;
 
 /// One session of one agent, counted from 1 since the controller's start.
@@ -113,6 +114,15 @@ pub enum ReportRefusal {
     /// The controller cannot keep it: try again later.
     #[error("the controller cannot write its records; try again")]
     Internal,
+}
+
+/// What an agent may do that wants to send something for its task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UploadAnswer {
+    /// Send it.
+    Send(UploadOrder),
+    /// It has sent it before.
+    Saved(Revision),
 }
 
 /// Whether a request that destroys something is carried out.

@@ -9,8 +9,9 @@ use crate::{
 use metalcast_shared::{
     event::{Progress, StepView},
     fix_up::Adaptation,
-    id::{JobId, Mac, NodeId, Revision},
+    id::{ImageName, JobId, Mac, NodeId, Revision},
     inventory::Inventory,
+    to_agent::CaptureSource,
     to_controller::LogLevel,
 };
 use serde::{Deserialize, Serialize};
@@ -114,6 +115,79 @@ pub enum ReportMode {
     Unit,
     /// It cannot report: the deployment ends as `done (unconfirmed)`.
     None,
+}
+
+/// A request to save what is on the disk of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaptureRequest {
+    /// `project/name`: it becomes the next revision.
+    pub image: String,
+    /// Name of the node.
+    pub node: String,
+    /// The slot; without one it is the disk, or partitions of it.
+    #[serde(default)]
+    pub slot: Option<u16>,
+    /// Serial or WWN of the disk; needed without a slot, or where a node has several.
+    #[serde(default)]
+    pub disk: Option<String>,
+    /// Partitions of the disk, as numbers or names that end with them; without any it is all of it.
+    #[serde(default)]
+    pub partitions: Vec<String>,
+    /// Layout of a slot's disk, if not the one that it was deployed with or the node's own.
+    #[serde(default)]
+    pub layout: Option<String>,
+    /// What the slot or disk is called in the image; `sda5` or `sda` otherwise.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Save what is in use, or was not unmounted properly: every block of it.
+    #[serde(default)]
+    pub force: bool,
+    /// Save every block, whatever is in it.
+    #[serde(default)]
+    pub raw: bool,
+    /// How long the node may take to netboot.
+    #[serde(default)]
+    pub timeout_seconds: Option<u64>,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Answer to a [`CaptureRequest`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CaptureAnswer {
+    /// What is, or would be, done.
+    pub plan: CapturePlanView,
+    /// The job; `None` for a dry run.
+    pub job: Option<JobId>,
+}
+
+/// What a capture does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CapturePlanView {
+    /// It becomes the next revision of this image.
+    pub image: ImageName,
+    /// The node's name.
+    pub node: String,
+    /// Whether its agent is connected; otherwise the job waits for the node to netboot.
+    pub online: bool,
+    /// The disk, with model, serial and size.
+    pub disk: String,
+    /// The disk's size.
+    pub disk_bytes: u64,
+    /// What is on the disk, as its agent last saw it.
+    pub contents: Vec<String>,
+    /// What of it is saved.
+    pub source: CaptureSource,
+    /// What we know to be in the slot.
+    pub present: Option<Revision>,
+    /// What the slot or disk is called in the image.
+    pub name: String,
+    /// Whether what is in use or was not unmounted properly is saved too.
+    pub force: bool,
+    /// Whether every block is saved.
+    pub raw: bool,
 }
 
 /// A request to start a slot of nodes.
@@ -293,6 +367,9 @@ pub struct TaskView {
     pub since_unix_ms: i64,
     /// How often it was handed out.
     pub generation: u32,
+    /// The revision that it made, if it has made one.
+    #[serde(default)]
+    pub saved: Option<Revision>,
     /// The agent's steps in the last hand-out; not in a brief answer.
     pub steps: Vec<StepView>,
     /// How far the current step is.

@@ -9,14 +9,15 @@ use metalcast_shared::{
     event::TaskEvent,
     fix_up::Adaptation,
     hash::Hash,
-    id::{BootId, JobId, Mac, NodeId, Revision},
+    id::{BootId, ImageName, JobId, Mac, NodeId, Revision},
     inventory::{Fingerprint, Inventory},
     layout::Layout,
-    to_agent::Overwrite,
+    to_agent::{CaptureSource, Overwrite},
     to_controller::LogLevel,
     whole_disk::TableId,
 };
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// What a node does at its next start unless a task says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +106,15 @@ pub enum JobSpec {
         /// The slot.
         slot: u16,
     },
+    /// Save what is on the disk of a node.
+    Capture {
+        /// It becomes the next revision of this image.
+        image: ImageName,
+        /// The disk.
+        disk: DiskSelector,
+        /// What of it.
+        source: CaptureSource,
+    },
     /// Put an image onto a whole disk of nodes.
     DeployDisk {
         /// The image.
@@ -112,6 +122,22 @@ pub enum JobSpec {
         /// When a task is done.
         finish: Finish,
     },
+}
+
+impl fmt::Display for JobSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deploy { image, slot, .. } => write!(f, "deploy {image} to slot {slot}"),
+            Self::Boot { slot } => write!(f, "boot slot {slot}"),
+            Self::Capture { image, source: CaptureSource::Slot { slot, .. }, .. } => {
+                write!(f, "capture slot {slot} as {image}")
+            }
+            Self::DeployDisk { image, .. } => write!(f, "deploy {image} to the whole disk"),
+            Self::Capture { image, disk, source } => {
+                write!(f, "capture {} as {image}", source.of(disk))
+            }
+        }
+    }
 }
 
 /// A job.
@@ -169,6 +195,25 @@ pub enum Work {
         /// The slot.
         slot: u16,
     },
+    /// Save what is on the disk.
+    Capture {
+        /// It becomes the next revision of this image.
+        image: ImageName,
+        /// The disk.
+        disk: DiskSelector,
+        /// What of it.
+        source: CaptureSource,
+        /// What the slot, or the disk, is called in the image.
+        name: String,
+        /// Whether what is in use or was not unmounted properly is saved too.
+        force: bool,
+        /// Whether every block is saved.
+        raw: bool,
+        /// What was in the slot, as far as we know.
+        held: Option<String>,
+        /// The revision, once it is in the store.
+        saved: Option<Revision>,
+    },
     /// Make a whole disk that of an image. Table and boot code are the image's.
     DeployDisk {
         /// The image.
@@ -196,6 +241,23 @@ impl Work {
         match self {
             Self::Deploy { finish, .. } | Self::DeployDisk { finish, .. } => *finish,
             Self::SelectSlot { .. } => Finish::LocalBoot,
+            Self::Capture { .. } => Finish::Saved,
+        }
+    }
+
+    /// The revision that it made, if it has made one.
+    pub fn saved(&self) -> Option<&Revision> {
+        match self {
+            Self::Capture { saved, .. } => saved.as_ref(),
+            Self::Deploy { .. } | Self::DeployDisk { .. } | Self::SelectSlot { .. } => None,
+        }
+    }
+
+    /// Whether what is on the disk is, or may be, another than before when it is not done.
+    pub fn changes_disk(&self) -> bool {
+        match self {
+            Self::Deploy { .. } | Self::DeployDisk { .. } | Self::SelectSlot { .. } => true,
+            Self::Capture { .. } => false,
         }
     }
 
@@ -203,7 +265,7 @@ impl Work {
     pub fn image(&self) -> Option<&Revision> {
         match self {
             Self::Deploy { image, .. } | Self::DeployDisk { image, .. } => Some(image),
-            Self::SelectSlot { .. } => None,
+            Self::SelectSlot { .. } | Self::Capture { .. } => None,
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{
     connection::Peer,
     wire::{self, End},
 };
-use crate::images::Images;
+use crate::images::{Images, Upload, UploadError, UploadOrder};
 use anyhow::Context;
 use bytes::Bytes;
 use metalcast_shared::{
@@ -16,6 +16,7 @@ use metalcast_shared::{
     id::Revision,
     manifest::{Chunk, MAX_PAGE_BYTES, Page},
     to_agent::{ChunkHeader, PageReply},
+    upload::Survey,
 };
 use quinn::SendStream;
 use std::{
@@ -31,7 +32,7 @@ const MAX_READS: usize = 32;
 /// Decoded pages kept; one has 1024 chunks and usually under 200 KiB.
 const MAX_CACHED_PAGES: usize = 32;
 
-/// Where pages and frames come from. Both block.
+/// Where pages and frames come from, and where new images go. All of it blocks.
 pub trait Library: Send + Sync + 'static {
     /// The encoded page.
     fn page(&self, revision: &Revision, partition: &str, page: u32) -> anyhow::Result<Vec<u8>>;
@@ -39,6 +40,12 @@ pub trait Library: Send + Sync + 'static {
     /// The frame of a chunk as it is stored, its hash checked.
     fn frame(&self, revision: &Revision, partition: &str, chunk: &Chunk)
     -> anyhow::Result<Vec<u8>>;
+
+    /// Begins an image that an agent will send.
+    fn begin_upload(&self, order: UploadOrder, survey: Survey) -> Result<Upload, UploadError>;
+
+    /// Makes a revision of what was sent.
+    fn publish(&self, upload: Upload) -> Result<Revision, UploadError>;
 
     /// A small file beside the data, without the zeros at its end.
     fn side_file(&self, revision: &Revision, name: &str) -> anyhow::Result<Vec<u8>>;
@@ -56,6 +63,14 @@ impl Library for Images {
         chunk: &Chunk,
     ) -> anyhow::Result<Vec<u8>> {
         Ok(Images::frame(self, revision, partition, chunk)?)
+    }
+
+    fn begin_upload(&self, order: UploadOrder, survey: Survey) -> Result<Upload, UploadError> {
+        Images::begin_upload(self, order, survey)
+    }
+
+    fn publish(&self, upload: Upload) -> Result<Revision, UploadError> {
+        Images::publish(self, upload)
     }
 
     fn side_file(&self, revision: &Revision, name: &str) -> anyhow::Result<Vec<u8>> {

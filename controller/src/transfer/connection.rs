@@ -2,7 +2,7 @@
 
 use super::{
     Close, FRAME_BUDGET_BYTES, Fleet, Library, OPEN_DEADLINE, Server, bundles, chunks, enrol,
-    session, side_files,
+    session, side_files, uploads,
     wire::{self, End},
 };
 use crate::pki;
@@ -187,6 +187,9 @@ async fn dispatch<F: Fleet, L: Library>(
         Open::Chunks { revision, partition, page, positions } => {
             let request = chunks::Request { revision, partition, page, positions };
             chunks::serve(server, peer, request, send).await
+        }
+        Open::Upload { task, survey } => {
+            uploads::serve(server, peer, task, *survey, send, receive).await
         }
         Open::Bundle { hash } => bundles::serve(server, hash, send).await,
         Open::SideFile { revision, name } => {

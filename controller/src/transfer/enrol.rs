@@ -53,6 +53,7 @@ async fn exchange<F: Fleet, L: Library>(
         | Open::Page { .. }
         | Open::Chunks { .. }
         | Open::Bundle { .. }
+        | Open::Upload { .. }
         | Open::SideFile { .. } => {
             return Err(End::Ours(Close::NoCertificate));
         }

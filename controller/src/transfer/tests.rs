@@ -1,7 +1,12 @@
 //! Agents of quinn's own client against the server, over loopback.
 
+mod uploads;
+
 use super::*;
-use crate::pki::{NodeRequest, Pki};
+use crate::{
+    images::{Images, Upload, UploadError, UploadOrder},
+    pki::{NodeRequest, Pki},
+};
 use metalcast_shared::{
     close,
     codec::{self, LENGTH_BYTES, MAX_MESSAGE_BYTES},
@@ -9,6 +14,7 @@ use metalcast_shared::{
     manifest::{Chunk, Page, Run},
     to_agent::{BundleReply, ChunkHeader, EnrolReply, PageReply, Standing},
     to_controller::{Enrol, MAX_CHUNKS_PER_REQUEST, Open},
+    upload::Survey,
     version::{ALPN, PROTOCOL, SERVER_NAME},
     whole_disk::MAX_GAP_BYTES,
 };
@@ -40,11 +46,17 @@ struct FakeState {
     senders: Mutex<Vec<mpsc::Sender<ToAgent>>>,
     sessions: AtomicU64,
     notes: Mutex<Vec<String>>,
+    /// The task that may send an image, and what was saved for it.
+    upload: Mutex<(Option<TaskId>, Option<Revision>)>,
 }
 
 impl FakeFleet {
     fn note(&self, text: String) {
         self.0.notes.lock().unwrap().push(text);
+    }
+
+    fn may_upload(&self, task: Option<TaskId>) {
+        self.0.upload.lock().unwrap().0 = task;
     }
 
     fn notes(&self) -> Vec<String> {
@@ -120,10 +132,40 @@ impl Fleet for FakeFleet {
     fn may_read(&self, node: NodeId, _: Hash, revision: &Revision) -> bool {
         node == self::node() && *revision == self::revision()
     }
+
+    fn may_upload(&self, node: NodeId, _: Hash, task: TaskId) -> bool {
+        node == self::node() && self.0.upload.lock().unwrap().0 == Some(task)
+    }
+
+    async fn upload_order(
+        &self,
+        node: NodeId,
+        key: Hash,
+        task: TaskId,
+    ) -> anyhow::Result<UploadAnswer> {
+        anyhow::ensure!(Fleet::may_upload(self, node, key, task), "there is no such task");
+        let saved = self.0.upload.lock().unwrap().1.clone();
+        Ok(saved.map_or_else(
+            || {
+                UploadAnswer::Send(UploadOrder {
+                    image: "lab/saved".parse().unwrap(),
+                    provenance: "made up".into(),
+                    disk_bytes: 1 << 44,
+                })
+            },
+            UploadAnswer::Saved,
+        ))
+    }
+
+    async fn uploaded(&self, _: NodeId, _: TaskId, revision: &Revision) -> anyhow::Result<()> {
+        self.0.upload.lock().unwrap().1 = Some(revision.clone());
+        self.note(format!("saved {revision}"));
+        Ok(())
+    }
 }
 
-/// One partition `sda1` with a page of incompressible frames; chunk 13 is damaged.
-struct FakeLibrary;
+/// One partition `sda1` with a page of incompressible frames; chunk 13 is damaged. What is sent goes into a real store.
+struct FakeLibrary(Arc<Images>);
 
 fn frame(index: u32) -> Vec<u8> {
     let mut bytes = vec![0; FRAME_BYTES as usize];
@@ -155,6 +197,14 @@ impl Library for FakeLibrary {
         Ok(frame(chunk.index))
     }
 
+    fn begin_upload(&self, order: UploadOrder, survey: Survey) -> Result<Upload, UploadError> {
+        self.0.begin_upload(order, survey)
+    }
+
+    fn publish(&self, upload: Upload) -> Result<Revision, UploadError> {
+        self.0.publish(upload)
+    }
+
     fn side_file(&self, _: &Revision, name: &str) -> anyhow::Result<Vec<u8>> {
         match name {
             "gap" => Ok(SIDE_FILE.to_vec()),
@@ -168,6 +218,7 @@ struct Rig {
     temp: tempfile::TempDir,
     pki: Arc<Pki>,
     fleet: FakeFleet,
+    images: Arc<Images>,
     address: SocketAddr,
     shutdown: CancellationToken,
     server: tokio::task::JoinHandle<anyhow::Result<()>>,
@@ -185,11 +236,15 @@ impl Rig {
         let shutdown = CancellationToken::new();
         let listener = Listener::bind(&pki, (Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let address = listener.endpoint.local_addr().unwrap();
-        let (library, ram_image) = (Arc::new(FakeLibrary), temp.path().join("ram-image"));
+        let (signer, dir) = (pki.clone(), temp.path().join("images"));
+        let sign = Arc::new(move |root: &[u8]| signer.sign_manifest(root));
+        let images = Arc::new(Images::open(&dir, sign).unwrap());
+        let library = Arc::new(FakeLibrary(images.clone()));
+        let ram_image = temp.path().join("ram-image");
         let server =
             run(listener, fleet.clone(), library, ram_image, pki.clone(), shutdown.clone());
         let server = tokio::spawn(server);
-        Self { temp, pki, fleet, address, shutdown, server }
+        Self { temp, pki, fleet, images, address, shutdown, server }
     }
 
     fn token(&self, expires_unix: i64) -> String {

@@ -55,6 +55,18 @@ async fn read_unhurried<T: DeserializeOwned>(
     codec::decode(&body, limit).map_err(protocol)
 }
 
+/// Reads bytes that belong to a message, as long as some come every [`WRITE_PROGRESS`].
+pub async fn read_bytes(stream: &mut RecvStream, bytes: u32) -> Result<Vec<u8>, End> {
+    let mut all = vec![0; bytes as usize];
+    for piece in all.chunks_mut(PIECE_BYTES) {
+        match tokio::time::timeout(WRITE_PROGRESS, stream.read_exact(piece)).await {
+            Ok(read) => read.map_err(ended)?,
+            Err(_) => return Err(End::Ours(Close::TooSlow("nothing was sent for 30 s"))),
+        }
+    }
+    Ok(all)
+}
+
 fn ended(error: ReadExactError) -> End {
     match error {
         ReadExactError::FinishedEarly(0) => End::Gone("the agent ended the stream".into()),

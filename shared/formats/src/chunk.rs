@@ -16,7 +16,7 @@ mod raw;
 mod seal;
 
 pub use disk::{DiskChunks, UnreadableRange};
-pub use ranges::CutError;
+pub use ranges::{CutError, Ranges};
 pub use raw::{RAW_BLOCK_BYTES, RawChunks};
 pub use seal::{sealer, write_head_frame};
 
@@ -25,7 +25,6 @@ use metalcast_shared::{
     hash::Hash,
     manifest::{CHUNK_BYTES, Chunk, MAX_BLOCK_BYTES, MAX_FRAME_BYTES, Partition, Run},
 };
-use ranges::Ranges;
 use std::io::{self, Read};
 use zstd::zstd_safe::CParameter;
 

@@ -1,6 +1,7 @@
 //! Under construction.
 
 mod bytes;
+pub mod capture;
 pub mod chunk;
 pub mod clonezilla;
 pub mod ext;
@@ -13,6 +14,7 @@ pub mod ntfs;
 pub mod partclone;
 pub mod pipeline;
 pub mod probe;
+pub mod region;
 pub mod stream;
 pub mod swap;
 pub mod used;

@@ -21,7 +21,7 @@ mod reader;
 pub use bitmap::{Bitmap, MAX_BLOCKS};
 pub use checksum::{ChecksumKind, Checksums};
 pub use error::{ReadError, Section};
-pub use head::{HeadFacts, head_bytes, write_head};
+pub use head::{HEAD_OVERHEAD_BYTES, HeadFacts, head_bytes, write_head};
 pub use header::{BitmapMode, Header, Version};
 pub use reader::Reader;
 

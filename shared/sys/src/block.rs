@@ -138,6 +138,11 @@ impl BlockDevice {
         self.get(BLKROGET, "reading the write protection of", 0_i32).map(|value| value != 0)
     }
 
+    /// Whether it is a partition of a disk, by sysfs.
+    pub fn is_partition(&self) -> bool {
+        self.sysfs_dir().is_ok_and(|dir| dir.join("partition").exists())
+    }
+
     /// Writes out what is dirty and waits for the device's own cache (fsync(2)).
     pub fn sync(&self) -> Result<()> {
         self.file.sync_all().map_err(during(|| format!("flushing {}", self.path.display())))
@@ -336,6 +341,7 @@ mod tests {
         let node = block.wait_for_partition(5, Duration::from_secs(5)).unwrap();
         let slot = BlockDevice::open(&node, OpenMode::Read).unwrap();
         assert_eq!(slot.size_bytes().unwrap(), 8 * MIB);
+        assert!(slot.is_partition() && !block.is_partition());
 
         // Partition 5 is open and stays; 1 goes, 6 comes.
         block.set_partitions(&[part(5, 4, 8), part(6, 13, 2)]).unwrap();

@@ -1,5 +1,9 @@
 //! Loop devices: a file as a block device (loop(4)).
 
+mod backing;
+
+pub use backing::device_of;
+
 use crate::block::{BlockDevice, OpenMode};
 use crate::{Error, Result, during, ioctl};
 use std::fs::{File, OpenOptions};

@@ -10,23 +10,19 @@
 mod bare;
 mod ours;
 mod pipeline;
-mod watch;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use metalcast_tests::host::Host;
 use metalcast_tests::image;
 use metalcast_tests::lab::Lab;
-use metalcast_tests::process::run;
 use metalcast_tests::progress::step;
 
 use self::bare::Bare;
 use self::ours::{Deployed, Ours};
 use self::pipeline::{Pipeline, Restored};
-use super::{Figure, shipped};
+use super::{Figure, partclone_file, shipped};
 use crate::initramfs;
 
 /// Ten times what an idle machine needs.
@@ -97,23 +93,6 @@ pub fn measure(runs: u32, options: &initramfs::Options) -> Result<Vec<Figure>> {
         figures.extend(cable.figures(&turns));
     }
     Ok(figures)
-}
-
-/// What Clonezilla named `sda1.ext4-ptcl-img.zst`.
-fn partclone_file(image: &Path) -> Result<PathBuf> {
-    for entry in image.read_dir().context("listing the image")? {
-        let path = entry.context("listing the image")?.path();
-        if path.to_string_lossy().ends_with("-ptcl-img.zst") {
-            return Ok(path);
-        }
-    }
-    bail!("no file of partclone's in {}", image.display())
-}
-
-/// Reads all files below a path, so that they are in the page cache.
-fn warm(path: &Path) -> Result<()> {
-    let read = "find \"$0\" -type f -exec cat {} + >/dev/null";
-    run(Command::new("sh").args(["-c", read]).arg(path)).map(drop)
 }
 
 impl Scene {

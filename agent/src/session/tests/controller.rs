@@ -206,7 +206,7 @@ impl Shared {
                 send.write_all(tools).await?;
             }
             // The controller's own tests serve them.
-            Open::Enrol(_) | Open::SideFile { .. } => unreachable!(),
+            Open::Enrol(_) | Open::Upload { .. } | Open::SideFile { .. } => unreachable!(),
         }
         send.finish()?;
         Ok(())

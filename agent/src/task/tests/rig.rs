@@ -3,7 +3,8 @@
 use crate::{
     disk::Operation,
     task::{
-        self, Cancel, ChunkSource, Context, Delivery, Loss, Machine, Report, Request, Sink, Stopped,
+        self, Cancel, ChunkSource, Context, Delivery, Loss, Machine, Report, Request, Sink,
+        Stopped, Uploader,
     },
 };
 use metalcast_formats::{
@@ -21,7 +22,7 @@ use metalcast_shared::{
     id::Revision,
     layout::Layout,
     manifest::{CHUNKS_PER_PAGE, Chunk, Manifest, Page, PageRef, Partition, SignedManifest},
-    to_agent::{Deploy, FixUp, Overwrite, SelectSlot},
+    to_agent::{Capture, Deploy, FixUp, Overwrite, SelectSlot},
 };
 use metalcast_sys::{
     block::partition_path,
@@ -438,6 +439,20 @@ impl Rig {
         self.watch(|_| {}, |context| task::select_slot(&select, context))
     }
 
+    pub(crate) fn capture(&self, order: &Capture, uploader: &dyn Uploader) -> Outcome {
+        self.capture_watched(order, uploader, |_| {})
+    }
+
+    /// The same; `seen` gets each event and may stop the task.
+    pub(crate) fn capture_watched(
+        &self,
+        order: &Capture,
+        uploader: &dyn Uploader,
+        seen: impl Fn((&TaskEvent, &Cancel)) + Sync,
+    ) -> Outcome {
+        self.watch(seen, |context| task::capture(order, uploader, context))
+    }
+
     pub(crate) fn slot_start(&self, slot: u16) -> u64 {
         self.plan.partition(slot).unwrap().start_lba * SECTOR_BYTES
     }
@@ -464,6 +479,7 @@ impl Rig {
         self.bench.differing_chunks(&self.image, self.slot_start(slot))
     }
 }
+
 impl Bench {
     /// A blank disk.
     pub(crate) fn new(bytes: u64, options: Options) -> Self {

@@ -8,7 +8,6 @@ use crate::{
         watch,
     },
     service::view::{JobState, JobSummary, JobView, LogView, TaskView},
-    store::JobSpec,
 };
 use clap::{Args, Subcommand};
 use metalcast_shared::{event::StepState, id::JobId, node_set::NodeSet};
@@ -70,19 +69,11 @@ pub(in crate::cli) async fn run(
             let open = |task: &&TaskView| !task.ended;
             let nodes: NodeSet = job.tasks.iter().filter(open).map(|task| &task.node).collect();
             let nodes = nodes.to_string();
-            printer.talk(&format!("job {id}, {}, {doing} on {nodes}", about(&job.summary.spec)));
+            printer.talk(&format!("job {id}, {}, {doing} on {nodes}", job.summary.spec));
             printer.value(&serde_json::json!({ "job": id, "stopping": !dry_run, "nodes": nodes }));
         }
     }
     Ok(Exit::Ok)
-}
-
-pub(in crate::cli) fn about(spec: &JobSpec) -> String {
-    match spec {
-        JobSpec::Deploy { image, slot, .. } => format!("deploy {image} to slot {slot}"),
-        JobSpec::Boot { slot } => format!("boot slot {slot}"),
-        JobSpec::DeployDisk { image, .. } => format!("deploy {image} to the whole disk"),
-    }
 }
 
 fn state(state: JobState, printer: &Printer) -> String {
@@ -106,7 +97,7 @@ fn list(jobs: &[JobSummary], printer: &Printer) -> String {
         vec![
             job.id.to_string(),
             state(job.state, printer),
-            about(&job.spec),
+            job.spec.to_string(),
             NodeSet::from_iter(&job.nodes).to_string(),
             began,
             took(job),
@@ -125,7 +116,9 @@ pub(in crate::cli) fn outcome(job: &JobView, printer: &Printer) -> String {
             "cancelled" => Tone::Attention,
             _ => Tone::Plain,
         };
-        let why = task.cause.clone().or_else(|| task.waits_for.clone()).unwrap_or_default();
+        let saved = task.saved.as_ref().map(|revision| format!("saved as {revision}"));
+        let why = task.cause.clone().or_else(|| task.waits_for.clone()).or(saved);
+        let why = why.unwrap_or_default();
         vec![task.node.clone(), printer.paint(&task.state, tone), why]
     };
     let rows: Vec<Vec<String>> = job.tasks.iter().map(row).collect();
@@ -135,7 +128,7 @@ pub(in crate::cli) fn outcome(job: &JobView, printer: &Printer) -> String {
 fn show(job: &JobView, printer: &Printer) -> String {
     let JobSummary { id, spec, created_by, .. } = &job.summary;
     let mut lines = vec![
-        format!("job {id}: {} ({})", about(spec), state(job.summary.state, printer)),
+        format!("job {id}: {} ({})", spec, state(job.summary.state, printer)),
         format!(
             "asked for by {created_by} on {} UTC, took {}",
             date(job.summary.created_unix_ms),

@@ -33,6 +33,15 @@ impl<'m, D: Read + Seek> DiskChunks<'m, D> {
         Ok(Self { disk, map, ranges })
     }
 
+    /// Leaves out the next ranges that have used blocks, so many of them.
+    pub fn skip(&mut self, chunks: u32) {
+        for _ in 0..chunks {
+            if self.ranges.next(&self.map.used).is_none() {
+                break;
+            }
+        }
+    }
+
     /// The next range that has used blocks. Memory: its used blocks, at most 1 MiB or one block.
     pub fn next_chunk(&mut self) -> Result<Option<PlainChunk>, UnreadableRange> {
         let Some((index, runs)) = self.ranges.next(&self.map.used) else { return Ok(None) };

@@ -4,8 +4,8 @@ use super::MIN_BLOCK_BYTES;
 use crate::partclone::Bitmap;
 use metalcast_shared::manifest::{Partition, Run};
 
-/// The ranges that have used blocks, in ascending order.
-pub(super) struct Ranges {
+/// The ranges that have used blocks, in ascending order: what a partition's chunks are.
+pub struct Ranges {
     pub(super) chunk_blocks: u32,
     next: u64,
     count: u64,
@@ -23,7 +23,8 @@ pub enum CutError {
 }
 
 impl Ranges {
-    pub(super) fn new(block_bytes: u32, total_blocks: u64) -> Result<Self, CutError> {
+    /// Of a partition with so many blocks of this size.
+    pub fn new(block_bytes: u32, total_blocks: u64) -> Result<Self, CutError> {
         if block_bytes < MIN_BLOCK_BYTES {
             return Err(CutError::BlockBytes(block_bytes));
         }
@@ -36,7 +37,7 @@ impl Ranges {
     }
 
     /// Number and used blocks of the next one.
-    pub(super) fn next(&mut self, used: &Bitmap) -> Option<(u32, Vec<Run>)> {
+    pub fn next(&mut self, used: &Bitmap) -> Option<(u32, Vec<Run>)> {
         while self.next < self.count {
             let index = self.next;
             self.next += 1;

@@ -51,6 +51,21 @@ pub(super) fn is_device(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+'))
 }
 
+/// Whether a file of this name may lie beside the partitions' data: it is none of those, no list of
+/// checksums, nothing of ours, and does not leave the directory.
+pub fn is_side_file(name: &str) -> bool {
+    is_device(name)
+        && classify(name) == Kind::Other
+        && !is_ours(name)
+        && !super::sums::FILES.contains(&name)
+}
+
+/// The name of a partition: `sda5`, but `nvme0n1p5` and `loop0p5`, as the kernel names them.
+pub fn partition_name(disk: &str, number: u32) -> String {
+    let infix = if disk.ends_with(|last: char| last.is_ascii_digit()) { "p" } else { "" };
+    format!("{disk}{infix}{number}")
+}
+
 fn is_filesystem(name: &str) -> bool {
     (1..=16).contains(&name.len())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '+')

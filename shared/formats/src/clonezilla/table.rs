@@ -4,7 +4,7 @@
 //! Clonezilla needs both for an MBR disk; sfdisk before 2.26 knew no GPT, and what it printed of one
 //! is worth nothing: `<disk>-gpt.gdisk` has the table then.
 
-use super::{DirectoryError, Files, LeftOut, gdisk, sfdisk};
+use super::{DirectoryError, Files, LeftOut, gdisk, partition_name, sfdisk};
 use crate::gpt;
 
 /// Length of the boot code in a first sector.
@@ -97,7 +97,7 @@ impl SavedTable {
 impl SavedTable {
     /// What its partition of this number is called.
     pub(super) fn partition(&self, number: u16) -> String {
-        name_on(&self.disk, number.into())
+        partition_name(&self.disk, number.into())
     }
 
     /// Files without which a restored disk does not start, or is not recognised, as the saved one was:
@@ -171,14 +171,8 @@ impl Row {
             "82" | "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f" => SWAP,
             _ => return None,
         };
-        Some(LeftOut { partition: name_on(disk, self.number), what: what.to_owned() })
+        Some(LeftOut { partition: partition_name(disk, self.number), what: what.to_owned() })
     }
-}
-
-/// What a partition of this disk is called.
-fn name_on(disk: &str, number: u32) -> String {
-    let p = if disk.ends_with(|last: char| last.is_ascii_digit()) { "p" } else { "" };
-    format!("{disk}{p}{number}")
 }
 
 /// The rest of the first line that begins so.

@@ -23,9 +23,12 @@ pub struct HeadFacts<'f> {
     pub block_bytes: u32,
 }
 
+/// What a head has beside the bits: the header and their CRC.
+pub const HEAD_OVERHEAD_BYTES: u64 = V2_BYTES as u64 + 4;
+
 /// Length of a head in bytes.
 pub fn head_bytes(bitmap: &Bitmap) -> u64 {
-    V2_BYTES as u64 + bitmap.blocks().div_ceil(8) + 4
+    HEAD_OVERHEAD_BYTES + bitmap.blocks().div_ceil(8)
 }
 
 /// Writes a v2 header, the bitmap in bit mode and its CRC.

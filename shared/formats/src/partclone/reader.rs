@@ -60,6 +60,11 @@ impl<R: Read> Reader<R> {
         self.used_blocks
     }
 
+    /// What the head says, for those who know the blocks from elsewhere.
+    pub fn into_head(self) -> (Header, Bitmap) {
+        (self.header, self.bitmap)
+    }
+
     /// Bytes of the decompressed stream read so far.
     pub fn offset(&self) -> u64 {
         self.source.offset

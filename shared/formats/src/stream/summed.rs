@@ -35,6 +35,11 @@ impl<W: Write> Summed<W> {
         self.bytes
     }
 
+    /// What is written to.
+    pub fn get_ref(&self) -> &W {
+        &self.out
+    }
+
     /// The writer, and what was written as the file of this name.
     pub fn finish(self, name: String) -> (W, FileSum) {
         let hashers = self.hashers.into_iter();

@@ -10,8 +10,9 @@ use metalcast_tests::process::pause;
 use metalcast_tests::rig::{Artefacts, Rig};
 use serde_json::Value;
 
-use super::watch::Watch;
-use super::{WORK, warm};
+use super::super::warm;
+use super::super::watch::Watch;
+use super::WORK;
 
 /// The slot that is filled.
 const SLOT: &str = "5";

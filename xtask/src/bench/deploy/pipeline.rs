@@ -1,7 +1,7 @@
 //! What people do without a system for it: the image by nc(1) into zstd(1) and partclone(8), with Clonezilla's options.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use metalcast_tests::host::Host;
@@ -10,8 +10,9 @@ use metalcast_tests::loopdev::LoopDisk;
 use metalcast_tests::process;
 
 use super::super::library_path;
-use super::watch::Watch;
-use super::{WORK, warm};
+use super::super::warm;
+use super::super::watch::{PRINT_TIME, Watch, printed_time};
+use super::WORK;
 
 /// Packages that are unpacked, not installed.
 pub const PACKAGES: [&str; 2] = ["netcat-openbsd", "libbsd0"];
@@ -54,7 +55,7 @@ impl Pipeline {
         let receive = format!(
             "{nc} -d {address} {PORT} | zstd -dcq | \
              partclone.restore -z 10485760 -L restore.log -s - -o \"$0\" && sync \"$0\" && \
-             printf '\\n%s ns\\n' $(date +%s%N)"
+             {PRINT_TIME}"
         );
         let send = format!("{nc} -N -l {PORT} <\"$0\"");
         // Who listens is ready before the clock starts, and the other one's start counts.
@@ -69,12 +70,9 @@ impl Pipeline {
         let log = receiver.log_tail();
         ensure!(status.success() && log.contains("Cloned successfully"), "{log}");
         sender.wait(WORK, "nc has sent all")?;
-        let end = log.lines().find_map(|line| line.strip_suffix(" ns"));
-        let end = Duration::from_nanos(end.context("no time was printed")?.parse()?);
-        let seconds = end.saturating_sub(start.duration_since(UNIX_EPOCH)?).as_secs_f64();
-        let end = UNIX_EPOCH + end;
+        let end = printed_time(&log)?;
         Ok(Restored {
-            seconds,
+            seconds: end.duration_since(start)?.as_secs_f64(),
             cpu_seconds: sent.cpu_seconds(start, end) + received.cpu_seconds(start, end),
             peak_megabytes: received.peak_megabytes(|name| name != "sh"),
         })

@@ -5,12 +5,27 @@ use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
 
 /// How often is looked: what a process does after the last look and before its end is not seen.
 const INTERVAL: Duration = Duration::from_millis(10);
 /// `/proc/PID/stat` counts in hundredths of a second on every Linux (`sysconf(_SC_CLK_TCK)`).
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// At the end of a shell's work, says when that was: to wait for a process takes longer than it may.
+pub const PRINT_TIME: &str = "printf '\\n%s ns\\n' $(date +%s%N)";
+
+/// The time that a shell printed.
+///
+/// # Errors
+/// When there is none.
+pub fn printed_time(log: &str) -> Result<SystemTime> {
+    let line = log.lines().find_map(|line| line.strip_suffix(" ns"));
+    let nanoseconds = line.context("no time was printed")?.parse()?;
+    Ok(UNIX_EPOCH + Duration::from_nanos(nanoseconds))
+}
 
 /// Looks at processes and their descendants until it is asked what it saw.
 pub struct Watch {

@@ -1,6 +1,6 @@
 //! The sidecar with the pages of all partitions, written as the chunks come.
 
-use crate::images::{ImportError, layout::PAGES, output::Output};
+use crate::images::{DraftError, layout::PAGES, output::Output};
 use metalcast_shared::{
     hash::Hash,
     manifest::{CHUNKS_PER_PAGE, Chunk, MAX_PAGE_BYTES, Page, PageRef},
@@ -15,34 +15,34 @@ pub(super) struct PageFile {
 }
 
 impl PageFile {
-    pub(super) fn create(dir: &Path) -> Result<Self, ImportError> {
+    pub(super) fn create(dir: &Path) -> Result<Self, DraftError> {
         let output = Output::create(dir, PAGES, &[])?;
         Ok(Self { output, page: Page::default(), references: Vec::new() })
     }
 
     /// Takes the next chunk of the current partition.
-    pub(super) fn push(&mut self, chunk: Chunk) -> Result<(), ImportError> {
+    pub(super) fn push(&mut self, chunk: Chunk) -> Result<(), DraftError> {
         self.page.chunks.push(chunk);
         if self.page.chunks.len() == CHUNKS_PER_PAGE { self.write_page() } else { Ok(()) }
     }
 
     /// Ends a partition: the pages it has.
-    pub(super) fn end_partition(&mut self) -> Result<Vec<PageRef>, ImportError> {
+    pub(super) fn end_partition(&mut self) -> Result<Vec<PageRef>, DraftError> {
         if !self.page.chunks.is_empty() {
             self.write_page()?;
         }
         Ok(std::mem::take(&mut self.references))
     }
 
-    pub(super) fn finish(self) -> Result<(), ImportError> {
+    pub(super) fn finish(self) -> Result<(), DraftError> {
         self.output.finish()?;
         Ok(())
     }
 
-    fn write_page(&mut self) -> Result<(), ImportError> {
+    fn write_page(&mut self) -> Result<(), DraftError> {
         let bytes = std::mem::take(&mut self.page).encode();
         if bytes.len() > MAX_PAGE_BYTES {
-            return Err(ImportError::TooLarge(format!("a page of {} bytes", bytes.len())));
+            return Err(DraftError::TooLarge(format!("a page of {} bytes", bytes.len())));
         }
         self.references.push(PageRef {
             hash: Hash::of(&bytes),
