@@ -11,9 +11,12 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use metalcast_formats::capture::{self, Blocks, CaptureError, Source, SourceFacts};
 use metalcast_formats::partclone::ntfsclone;
 use metalcast_formats::stream::{self, Compression, Found};
-use metalcast_formats::{chunk, ext, gpt, grubenv, mbr, partclone, probe, used as used_blocks};
+use metalcast_formats::{
+    chunk, disk_file, ext, gpt, grubenv, mbr, partclone, probe, used as used_blocks,
+};
 use metalcast_netboot::dhcp::boot::BootSettings;
 use metalcast_netboot::dhcp::lease::LeaseTable;
 use metalcast_netboot::dhcp::{client, proxy, server};
@@ -183,6 +186,19 @@ pub fn tables(bytes: &[u8]) {
         assert!(table.entries.iter().all(|entry| entry.start_lba + entry.sectors <= sectors));
     }
     let _ = probe::probe(&mut Cursor::new(bytes), 0, bytes.len() as u64);
+    let _ = disk_file::recognise(bytes, bytes.len() as u64);
+    let facts = SourceFacts {
+        name: "sda".to_owned(),
+        model: String::new(),
+        bytes: bytes.len() as u64,
+        sector_bytes: 512,
+        is_partition: false,
+    };
+    if let Ok(source) = Source::read(bytes, facts)
+        && let Ok(planned) = capture::plan(&source, Blocks::UsedOrUnclean)
+    {
+        let _ = capture::side_files(&source, &planned, |_, _| Ok::<_, CaptureError>(()));
+    }
     let _ = ext::Superblock::parse(bytes);
     if let Ok(environment) = grubenv::GrubEnv::parse(bytes) {
         let _ = environment.variables();
