@@ -10,6 +10,7 @@ mod nodes;
 mod operations;
 mod peer;
 mod problem;
+mod streams;
 pub mod view;
 
 pub use peer::Peer;
@@ -32,7 +33,7 @@ use axum::{
     },
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{get, post, put},
 };
 use operations::Operations;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -44,6 +45,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use streams::Streams;
 use tokio::net::UnixListener;
 use tokio_util::{io::ReaderStream, sync::CancellationToken};
 use view::{CertificateView, ControllerView};
@@ -81,6 +83,7 @@ struct Shared {
     pki: Arc<Pki>,
     backup: Arc<backup::Source>,
     operations: Arc<Operations>,
+    streams: Arc<Streams>,
     shutdown: CancellationToken,
 }
 
@@ -125,8 +128,8 @@ impl Api {
     /// When the socket breaks.
     pub async fn run(self, parts: Parts, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Parts { service, images, pki, backup } = parts;
-        let (operations, stop) = (Arc::default(), shutdown.clone());
-        let router = router(Shared { service, images, pki, backup, operations, shutdown });
+        let (operations, streams, stop) = (Arc::default(), Arc::default(), shutdown.clone());
+        let router = router(Shared { service, images, pki, backup, operations, streams, shutdown });
         let app = router.into_make_service_with_connect_info::<Peer>();
         let serve =
             axum::serve(self.listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
@@ -152,6 +155,7 @@ fn router(shared: Shared) -> Router {
         .route("/nodes/{name}/logs", get(nodes::logs))
         .route("/images", get(images::list))
         .route("/images/import", post(images::import))
+        .route("/images/stream", post(images::import_stream))
         .route("/images/{project}/{name}", get(images::show).delete(images::remove))
         .route("/images/{project}/{name}/check", post(images::check))
         .route("/images/{project}/{name}/export", post(images::export))
@@ -165,6 +169,8 @@ fn router(shared: Shared) -> Router {
         .route("/jobs/{id}/events", get(jobs::events))
         .route("/jobs/{id}/logs", get(jobs::logs))
         .route("/jobs/{id}/cancel", post(jobs::cancel));
+    // They take as long as they take, and end with their connection.
+    let unhurried = Router::new().route("/api/v1/operations/{id}/stream", put(streams::send));
     Router::new()
         .nest("/api/v1", v1)
         .fallback(|| async {
@@ -179,6 +185,7 @@ fn router(shared: Shared) -> Router {
         })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::from_fn(carry_through))
+        .merge(unhurried)
         .with_state(shared)
 }
 

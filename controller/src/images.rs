@@ -31,6 +31,7 @@ pub use check::CheckReport;
 pub use diff::{Diff, Extent, PartitionDiff};
 pub use error::{DraftError, ExportError, ImportError, SideFileError, StoreError, UploadError};
 pub use export::{ExportOptions, ExportReport, Packing};
+pub use import::DiskOptions;
 pub use output::WriteError;
 pub use upload::{Upload, UploadOrder};
 pub use whole_disk::{DiskImage, WholeDiskError};
@@ -46,6 +47,7 @@ use metalcast_shared::{
 use serde::Serialize;
 use std::{
     collections::VecDeque,
+    io::Read,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -153,6 +155,30 @@ impl Images {
     /// Publishes what an agent has sent, as the next revision. On any failure nothing is left.
     pub fn publish(&self, upload: Upload) -> Result<Revision, UploadError> {
         upload.publish(self)
+    }
+
+    /// Imports a disk or partition: a block device, a file with its bytes, or the image of a virtual
+    /// machine, which `qemu-img` unpacks into a temporary file of the store. Otherwise like
+    /// [`Self::import`].
+    pub fn import_file(
+        &self,
+        path: &Path,
+        options: &DiskOptions,
+        name: &ImageName,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Revision, ImportError> {
+        import::import_file(self, path, options, name, progress)
+    }
+
+    /// The same from a stream, which is kept in a temporary file of the store until it has ended.
+    pub fn import_stream(
+        &self,
+        stream: &mut dyn Read,
+        options: &DiskOptions,
+        name: &ImageName,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Revision, ImportError> {
+        import::import_stream(self, stream, options, name, progress)
     }
 
     /// Reads all of a revision and holds it against every checksum and hash that there is. What is

@@ -53,6 +53,7 @@ const PACKAGES: &[(&str, &[&str])] = &[
             "lzip",
             "plzip",
             "lrzip",
+            "qemu-utils",
             "debian-archive-keyring",
         ],
     ),

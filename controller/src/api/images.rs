@@ -1,13 +1,14 @@
 //! Images. Everything that reads the store runs on a thread that may block.
 
 use super::{
-    Mode, Peer, Problem, Shared, body, code,
+    Mode, Peer, Problem, Shared, body, code, streams,
     view::{
         ExportRequest, ImageView, ImportRequest, OperationResult, OperationState, OperationView,
+        StreamRequest,
     },
 };
-use crate::images::{Diff, Images, Progress, StoreError};
-use anyhow::Context;
+use crate::images::{Diff, DiskOptions, Images, Progress, StoreError};
+use anyhow::{Context, ensure};
 use axum::{
     Json,
     body::Bytes,
@@ -68,13 +69,42 @@ pub(super) async fn import(
     ConnectInfo(peer): ConnectInfo<Peer>,
     bytes: Bytes,
 ) -> Result<(StatusCode, Json<OperationView>), Problem> {
-    let ImportRequest { path, name } = body(&bytes)?;
+    let ImportRequest { path, name, disk } = body(&bytes)?;
     must_be_absolute(&path)?;
     let what = format!("import {} as {name}", path.display());
     let work = move |images: &Images, progress: &dyn Fn(Progress)| {
-        Ok(OperationResult::Imported(images.import(&path, &name, progress)?))
+        let revision = if path.is_dir() {
+            let are_for_disks = disk != DiskOptions::default();
+            ensure!(
+                !are_for_disks,
+                "{} is a directory; a device name, --exact and --force are for disks",
+                path.display()
+            );
+            images.import(&path, &name, progress)?
+        } else {
+            images.import_file(&path, &disk, &name, progress)?
+        };
+        Ok(OperationResult::Imported(revision))
     };
     operate(shared, what, Some(&peer), work).await
+}
+
+/// Begins an import of what is then sent to the operation.
+pub(super) async fn import_stream(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    bytes: Bytes,
+) -> Result<(StatusCode, Json<OperationView>), Problem> {
+    let StreamRequest { name, disk } = body(&bytes)?;
+    let what = format!("import standard input as {name}");
+    let (sender, mut stream) = streams::channel();
+    let work = move |images: &Images, progress: &dyn Fn(Progress)| {
+        let revision = images.import_stream(&mut stream, &disk, &name, progress)?;
+        Ok(OperationResult::Imported(revision))
+    };
+    let begun = operate(shared.clone(), what, Some(&peer), work).await?;
+    shared.streams.expect(begun.1.id, sender);
+    Ok(begun)
 }
 
 pub(super) async fn check(
@@ -133,7 +163,7 @@ fn must_be_absolute(path: &FilePath) -> Result<(), Problem> {
     if path.is_absolute() {
         return Ok(());
     }
-    let detail = "path must be absolute; it is a directory on the controller's host";
+    let detail = "path must be absolute; it is on the controller's host";
     Err(Problem::new(StatusCode::BAD_REQUEST, code::INVALID, detail))
 }
 

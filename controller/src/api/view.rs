@@ -2,7 +2,7 @@
 //! [`crate::service::view`].
 
 use crate::{
-    images::{CheckReport, ExportOptions, ExportReport, ImageState, ImageSummary},
+    images::{CheckReport, DiskOptions, ExportOptions, ExportReport, ImageState, ImageSummary},
     pki::Pki,
     service::view::StatusView,
 };
@@ -86,14 +86,28 @@ pub struct PartitionView {
     pub stored_bytes: u64,
 }
 
-/// A request to import a Clonezilla image directory that lies on the controller's host.
+/// A request to import what lies on the controller's host: a Clonezilla image directory, or a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImportRequest {
-    /// The directory, absolute.
+    /// The directory, file or block device, absolute.
     pub path: PathBuf,
     /// What the image is to be called.
     pub name: ImageName,
+    /// How a disk is imported; not for directories.
+    #[serde(default)]
+    pub disk: DiskOptions,
+}
+
+/// A request to import a disk that will be sent to the operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StreamRequest {
+    /// What the image is to be called.
+    pub name: ImageName,
+    /// How it is imported.
+    #[serde(default)]
+    pub disk: DiskOptions,
 }
 
 /// A request to make a Clonezilla image directory on the controller's host.

@@ -4,7 +4,7 @@ use crate::api::Problem;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
+    body::{Body, Bytes, Frame, Incoming},
     header::{CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
@@ -13,9 +13,11 @@ use std::{
     fs::File,
     io::{ErrorKind, Write},
     path::{Path, PathBuf},
+    pin::Pin,
+    task::{Context, Poll},
     time::Duration,
 };
-use tokio::{net::UnixStream, time::timeout};
+use tokio::{net::UnixStream, sync::mpsc, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 /// Most bytes of an answer: the events of a job over thousands of nodes.
@@ -28,6 +30,22 @@ const TIMEOUT: Duration = Duration::from_secs(90);
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     socket: PathBuf,
+}
+
+/// A body that comes piece by piece; an error instead of a piece breaks it off.
+#[derive(Debug)]
+pub(super) struct Pieces(pub(super) mpsc::Receiver<std::io::Result<Bytes>>);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        self.0.poll_recv(context).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+    }
 }
 
 /// Why there is no answer.
@@ -117,6 +135,14 @@ impl Client {
         Ok(())
     }
 
+    /// Sends a stream of any length, for as long as it takes.
+    pub(super) async fn upload(&self, path: &str, stream: Pieces) -> Result<(), CallError> {
+        let (response, _connection) = self.send(Method::PUT, path, stream).await?;
+        let status = response.status();
+        let bytes = whole(response.into_body()).await?;
+        if status.is_success() { Ok(()) } else { Err(refused(status, &bytes)) }
+    }
+
     async fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, CallError> {
         let exchange = async {
             let (response, _connection) = self.begin(method, path, body).await?;
@@ -134,6 +160,19 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), CallError> {
+        self.send(method, path, Full::new(body)).await
+    }
+
+    async fn send<B>(
+        &self,
+        method: Method,
+        path: &str,
+        body: B,
+    ) -> Result<(Response<Incoming>, AbortOnDropHandle<()>), CallError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| {
             let socket = self.socket.clone();
             match source.kind() {
@@ -150,7 +189,7 @@ impl Client {
             .uri(format!("/api/v1{path}"))
             .header(HOST, "metalcast")
             .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
+            .body(body)
             .expect("paths are escaped");
         let response = sender.send_request(request).await.map_err(broken)?;
         Ok((response, connection))

@@ -219,6 +219,10 @@ impl Meter {
         while self.samples.front().is_some_and(|(at, _)| now - *at > RATE_SPAN) {
             self.samples.pop_front();
         }
+        // The next part of the work counts from its own beginning.
+        if self.samples.back().is_some_and(|(_, before)| done < *before) {
+            self.samples.clear();
+        }
         self.samples.push_back((now, done));
         let rate = self.samples.front().map_or(0, |(at, before)| {
             let millis = u64::try_from((now - *at).as_millis()).unwrap_or(u64::MAX);

@@ -15,11 +15,7 @@ use super::{
     output::{FileSum, Output},
     side_files::write_sums,
 };
-use metalcast_formats::{
-    chunk::{Sealed, write_head_frame},
-    partclone::{Bitmap, HeadFacts},
-    stream::Algorithm,
-};
+use metalcast_formats::{chunk::Sealed, stream::Algorithm};
 use metalcast_shared::{
     codec,
     id::{ImageName, Revision},
@@ -29,7 +25,7 @@ use metalcast_shared::{
 use pages::PageFile;
 use std::{
     fs::{self, File},
-    io::Write,
+    io::{self, Write},
     path::{Path, PathBuf},
     sync::PoisonError,
     time::SystemTime,
@@ -206,13 +202,11 @@ impl PartitionFile {
     }
 
     /// Writes header and bitmap as a frame of their own; its length.
-    pub(super) fn write_head(
+    pub(super) fn head(
         &mut self,
-        facts: &HeadFacts<'_>,
-        used: &Bitmap,
+        write: impl FnOnce(&mut Output) -> io::Result<()>,
     ) -> Result<u32, DraftError> {
-        write_head_frame(&mut self.output, facts, used)
-            .map_err(|source| self.output.failed(source))?;
+        write(&mut self.output).map_err(|source| self.output.failed(source))?;
         u32::try_from(self.output.bytes())
             .map_err(|_| DraftError::TooLarge("its bitmap does not fit into a frame".into()))
     }

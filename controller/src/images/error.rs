@@ -2,11 +2,14 @@
 
 use super::output::WriteError;
 use metalcast_formats::{
+    capture::CaptureError,
     chunk::ChunkError,
     clonezilla::DirectoryError,
+    disk_file::{DiskFileError, DiskFormat},
     stream::{Place, StreamError},
 };
 use metalcast_shared::id::Revision;
+use metalcast_sys::child::ChildError;
 use std::{error::Error, io, path::PathBuf};
 
 /// Why the store cannot answer.
@@ -176,6 +179,123 @@ pub enum ImportError {
         /// Where the image ends.
         place: Place,
     },
+    /// A disk or a file that stands for one cannot be opened or read.
+    #[error("{path} cannot be read")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A block device cannot be opened or read.
+    #[error(transparent)]
+    Device(#[from] metalcast_sys::Error),
+    /// It is nothing that holds a disk.
+    #[error(
+        "{0} is no directory, file or block device; what a pipe has to give is imported as `-`, from \
+         standard input"
+    )]
+    NoDisk(PathBuf),
+    /// Someone may be writing to it.
+    #[error(
+        "{path} is in use {user}, and must not change while it is imported: unmount or detach it, or take \
+         what may be half written with --force"
+    )]
+    InUse {
+        /// The file or device.
+        path: PathBuf,
+        /// By whom, in words.
+        user: String,
+    },
+    /// The file is not one that is taken for a disk.
+    #[error("{what} cannot be imported")]
+    DiskFile {
+        /// The file.
+        what: String,
+        /// What it is instead, and what can be done.
+        source: DiskFileError,
+    },
+    /// Filesystems whose own records are not to be trusted.
+    #[error(
+        "{0}. Shut down properly what it belongs to, or check and repair it; --force takes every block \
+         of it as it is"
+    )]
+    Unclean(String),
+    /// Which blocks are used cannot be known.
+    #[error(
+        "the disk cannot be imported; if nothing of it was cut off, --exact takes every block of it, \
+         whatever is in it"
+    )]
+    Blocks(#[source] CaptureError),
+    /// The disk cannot be read.
+    #[error("the disk cannot be imported; if it is a file, it may have been cut off")]
+    Cut(#[source] CaptureError),
+    /// The disk cannot be saved for another reason.
+    #[error("the disk cannot be imported")]
+    Capture(#[source] CaptureError),
+    /// A stream of a disk did not come to its end.
+    #[error("standard input broke off after {bytes} bytes; nothing of it is kept")]
+    BrokenOff {
+        /// How much had come.
+        bytes: u64,
+        /// Why.
+        source: io::Error,
+    },
+    /// The store's disk has no room for the rest of a stream.
+    #[error(
+        "{received_mib} MiB of standard input fill the disk of {path}: only {free_mib} MiB are free; \
+         remove images that are no longer needed or enlarge the disk"
+    )]
+    StreamSpace {
+        /// The store.
+        path: PathBuf,
+        /// How much had come.
+        received_mib: u64,
+        /// What ordinary users may still write.
+        free_mib: u64,
+    },
+    /// The program that unpacks it is not there.
+    #[error(
+        "{what} is a {format}, which qemu-img has to unpack; install it on the controller's host (Debian \
+         package qemu-utils)"
+    )]
+    NoTool {
+        /// The file.
+        what: String,
+        /// What it is.
+        format: DiskFormat,
+    },
+    /// What it refers to is not in it.
+    #[error(
+        "{what} is a {format} that is damaged or was cut off; copy it again, or see whether \
+         `qemu-img check -r all` repairs it"
+    )]
+    CorruptDisk {
+        /// The file.
+        what: String,
+        /// What it is.
+        format: DiskFormat,
+        /// What qemu-img says.
+        source: ChildError,
+    },
+    /// It cannot be unpacked.
+    #[error("{what} is a {format} that cannot be unpacked")]
+    Unpack {
+        /// The file.
+        what: String,
+        /// What it is.
+        format: DiskFormat,
+        /// What qemu-img says.
+        source: ChildError,
+    },
+    /// What qemu-img says of it is not what it should be.
+    #[error("what qemu-img says of {what} cannot be understood; is it of another version?")]
+    Told {
+        /// The file.
+        what: String,
+        /// Where it is wrong.
+        source: serde_json::Error,
+    },
     /// A file beside the images cannot be copied.
     #[error(transparent)]
     SideFile(#[from] SideFileError),
@@ -302,6 +422,25 @@ pub enum ExportError {
         /// Which chunk and why.
         source: ChunkError,
     },
+}
+
+impl From<CaptureError> for ImportError {
+    fn from(source: CaptureError) -> Self {
+        match source {
+            CaptureError::Unclean(_) => Self::Unclean(source.to_string()),
+            CaptureError::Used { .. } => Self::Blocks(source),
+            CaptureError::Gpt(_)
+            | CaptureError::Mbr(_)
+            | CaptureError::Read { .. }
+            | CaptureError::Unreadable { .. } => Self::Cut(source),
+            CaptureError::Name(_)
+            | CaptureError::MbrSectors(_)
+            | CaptureError::OnlyGuard
+            | CaptureError::Nothing
+            | CaptureError::Cut { .. }
+            | CaptureError::Compress { .. } => Self::Capture(source),
+        }
+    }
 }
 
 impl ImportError {

@@ -1,116 +1,40 @@
-//! Imports a Clonezilla directory: every partition becomes frames, everything else is copied, and
-//! the manifest comes last.
+//! Imports: a Clonezilla directory, a disk file or a stream of one becomes the next revision.
 //!
 //! ```text
-//! Directory ──> transcode (each partition) ──> .import-<random>/ ──rename──> <project>/<name>/<n>/
-//!          └──> side files, fresh B2SUMS ─────────^        ^── signed manifest, when all is flushed
+//! Directory ──> transcode (each partition), side files ─┐
+//! disk file, device ─────────────> capture ─────────────┴─> Draft: .import-<random>/ ──rename──> revision
+//!    ^── unpack (qemu-img) ──┐        ^                         signed manifest, when all is flushed
+//! stream ──> spool ──────────┴────────┘  temporary raw files, in .import-<random>/ too
 //! ```
 
+mod directory;
+mod disk;
+mod medium;
+mod spool;
+mod temporary;
 mod transcode;
+mod unpack;
+
+pub use disk::DiskOptions;
+
+pub(super) use directory::import;
+pub(super) use disk::{import_file, import_stream};
 
 use super::{
-    Images, ImportError, Progress,
-    draft::{Draft, RESERVE_BYTES, SUMS},
-    side_files,
+    ImportError,
+    draft::RESERVE_BYTES,
     space::{self, MIB},
 };
-use metalcast_formats::{
-    clonezilla::{Directory, Form, PartitionImage},
-    stream::Compression,
-};
-use metalcast_shared::id::{ImageName, Revision};
 use std::path::Path;
 
-/// See [`Images::import`].
-pub(super) fn import(
-    images: &Images,
-    source: &Path,
-    name: &ImageName,
-    progress: &dyn Fn(Progress),
-) -> Result<Revision, ImportError> {
-    let directory = Directory::open(source)?;
-    side_files::check(&directory)?;
-    let needed_bytes = check_space(images.layout.root(), &directory)?;
-    build(images, &directory, name, progress).map_err(|error| error.with_need(needed_bytes))
-}
-
-fn build(
-    images: &Images,
-    directory: &Directory,
-    name: &ImageName,
-    progress: &dyn Fn(Progress),
-) -> Result<Revision, ImportError> {
-    let mut draft = Draft::begin(images)?;
-    draft.list(side_files::copy::<ImportError>(&directory.side_files, draft.path(), &SUMS)?);
-    let total_bytes = directory.partitions.iter().map(bytes_to_read).sum();
-    let mut before = 0;
-    for image in &directory.partitions {
-        let report = |file: String, bytes: u64| {
-            progress(Progress { file, done_bytes: before + bytes, total_bytes });
-        };
-        transcode::transcode(image, &mut draft, &report)?;
-        before += bytes_to_read(image);
-    }
-    Ok(draft.publish(images, name, provenance(directory))?)
-}
-
-/// Bytes that are read of a partition's files.
-fn bytes_to_read(image: &PartitionImage) -> u64 {
-    match image.form {
-        Form::Partclone | Form::Raw => image.bytes(),
-        // Once for the map of what is used.
-        Form::NtfsClone => image.bytes().saturating_mul(2),
-    }
-}
-
-/// Bytes that a partition will hardly exceed in the store.
-fn estimate(image: &PartitionImage) -> u64 {
-    match image.compression {
-        // Ours is better.
-        Some(Compression::None | Compression::Gzip | Compression::Lz4 | Compression::Lzop) => {
-            image.bytes()
-        }
-        // Better compressors than ours were at work, or may have been.
-        Some(
-            Compression::Zstd
-            | Compression::Bzip2
-            | Compression::Lzma
-            | Compression::Xz
-            | Compression::Lzip
-            | Compression::Lrzip,
-        )
-        | None => image.bytes().saturating_add(image.bytes() / 4),
-    }
-}
-
-/// An estimate, in bytes, that spares most hopeless imports; a disk that fills up later is an error then.
-fn check_space(root: &Path, directory: &Directory) -> Result<u64, ImportError> {
-    let data: u64 = directory.partitions.iter().map(estimate).sum();
-    let side: u64 = directory.side_files.iter().map(|file| file.bytes).sum();
-    let needed = data.saturating_add(side).saturating_add(RESERVE_BYTES);
+/// Refuses an import that will occupy `bytes` bytes where there is no room for them. Returns what is
+/// needed with what is left free.
+fn check_space(root: &Path, bytes: u64) -> Result<u64, ImportError> {
+    let needed = bytes.saturating_add(RESERVE_BYTES);
     let free = space::free_bytes(root)?;
     if free >= needed {
         return Ok(needed);
     }
     let path = root.to_owned();
     Err(ImportError::Space { path, needed_mib: needed / MIB, free_mib: free / MIB })
-}
-
-fn provenance(directory: &Directory) -> String {
-    let what = match directory.disks.is_empty() {
-        false => directory.disks.join(" "),
-        true => directory.partitions.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(" "),
-    };
-    let mut text = format!("Clonezilla directory {} ({what}", directory.path.display());
-    if let Some(saved) = &directory.saved {
-        text.push_str(&format!(", saved {saved}"));
-    }
-    text.push(')');
-    if !directory.left_out.is_empty() {
-        text.push_str(&format!("; left out: {}", directory.left_out()));
-    }
-    if !directory.lacking.is_empty() {
-        text.push_str(&format!("; not there: {}", directory.lacking.join(", ")));
-    }
-    text
 }

@@ -106,7 +106,7 @@ impl Site {
         self.http_port
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command.arg("--socket").arg(self.socket()).args(arguments).stdin(Stdio::null());
         command
@@ -254,6 +254,10 @@ impl Outcome {
             stdout: text(output.stdout),
             stderr: text(output.stderr),
         }
+    }
+
+    pub fn code(&self) -> Option<i32> {
+        self.code
     }
 
     pub fn exits(&self, code: i32) -> &Self {

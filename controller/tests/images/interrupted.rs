@@ -3,12 +3,15 @@
 //! Both happen to a process of its own, which is this test program again, told by a variable what to do.
 
 use crate::{
-    Store, name, revision, sign,
+    Store,
+    disks::Disk,
+    name, revision, sign,
     source::{Source, sh},
     with_causes,
 };
-use metalcast_controller::images::{Images, Progress};
+use metalcast_controller::images::{DiskOptions, Images, Progress};
 use std::{
+    cell::Cell,
     env, fs,
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
@@ -39,11 +42,15 @@ fn places() -> Option<(PathBuf, PathBuf)> {
 /// One test of this program in a process of its own. What it mounts goes when it does, however that
 /// is: unshare becomes the program, in a mount namespace that nobody else is in.
 fn this_test(test: &str, source: &Source, store: &Path) -> Command {
+    this_test_at(test, &source.image(), store)
+}
+
+fn this_test_at(test: &str, source: &Path, store: &Path) -> Command {
     let program = env::current_exe().expect("the program knows where it is");
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "slave"]).arg(program);
     command.args(["--exact", test, "--nocapture"]);
-    command.env(PLACES, format!("{}:{}", source.image().display(), store.display()));
+    command.env(PLACES, format!("{}:{}", source.display(), store.display()));
     command
 }
 
@@ -103,6 +110,121 @@ fn an_import_killed_anywhere_leaves_nothing_that_the_next_start_does_not_remove(
     assert_eq!(store.import(&source.image()).unwrap(), revision(1));
 }
 
+/// Imports a disk, from its file or as a stream of it, and stands still when it has told of its progress
+/// so often.
+fn import_disk_and_stop(source: &Path, store: &Path) {
+    let left = Cell::new(env::var(STOP_AT).unwrap().parse::<u64>().unwrap());
+    let images = Images::open(store, sign()).unwrap();
+    let progress = |_: Progress| {
+        left.set(left.get() - 1);
+        if left.get() == 0 {
+            println!("{STOPPED}");
+            let _ = std::io::stdin().read(&mut [0]);
+            panic!("nobody killed the import");
+        }
+    };
+    let options = DiskOptions::default();
+    if source.ends_with("image") {
+        images.import_file(source, &options, &name(), &progress).unwrap();
+    } else {
+        let mut stream = fs::File::open(source).unwrap();
+        images.import_stream(&mut stream, &options, &name(), &progress).unwrap();
+    }
+}
+
+#[test]
+fn a_killed_import_of_a_disk_leaves_nothing_that_the_next_start_does_not_remove() {
+    if let Some((source, store)) = places() {
+        return import_disk_and_stop(&source, &store);
+    }
+    let test =
+        "interrupted::a_killed_import_of_a_disk_leaves_nothing_that_the_next_start_does_not_remove";
+    let (disk, store) = (Disk::new(), Store::new());
+    sh(disk.dir(), "qemu-img convert -c -f raw -O qcow2 disk image");
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    // Of the stream there are 160 pieces, then more than 60 chunks; of unpacking is told at least once.
+    for (file, stop_at) in [
+        ("image", 1),
+        ("image", 2 + seed % 50),
+        ("disk", 1 + seed % 160),
+        ("disk", 162 + seed % 50),
+    ] {
+        let mut command = this_test_at(test, &disk.dir().join(file), store.dir.path());
+        command.env(STOP_AT, stop_at.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = Killed(command.spawn().unwrap());
+        let said = BufReader::new(process.0.stdout.take().unwrap());
+        assert!(said.lines().any(|line| line.unwrap().ends_with(STOPPED)), "{file} {stop_at}");
+        let reopen = || Images::open(store.dir.path(), sign()).unwrap();
+        reopen();
+        let begun = store.entries();
+        assert!(begun.iter().any(|entry| entry.starts_with("./.import-")), "{begun:?}");
+
+        drop(process);
+        wait_until_nobody_names(store.dir.path());
+        assert_eq!(reopen().list().unwrap(), []);
+        assert_eq!(store.entries(), [""; 0], "{file} {stop_at}");
+    }
+    let imported = store.import_disk(&disk.dir().join("image"), &DiskOptions::default());
+    assert_eq!(imported.unwrap(), revision(1));
+}
+
+/// Until no program has a path below `dir` among its arguments.
+fn wait_until_nobody_names(dir: &Path) {
+    let path = format!("{}/", dir.display());
+    for _ in 0..500 {
+        let arguments = sh(dir, "cat /proc/[0-9]*/cmdline 2> /dev/null | tr '\\0' ' ' || true");
+        if !arguments.contains(&path) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("qemu-img goes on without the program that started it");
+}
+
+#[test]
+fn a_disk_for_whose_temporary_file_there_is_no_room_is_refused_with_figures() {
+    if let Some((source, mounts)) = places() {
+        return import_disk_without_room(&source, &mounts);
+    }
+    let test =
+        "interrupted::a_disk_for_whose_temporary_file_there_is_no_room_is_refused_with_figures";
+    let (disk, mounts) = (Disk::new(), tempfile::tempdir().unwrap());
+    sh(disk.dir(), "qemu-img convert -c -f raw -O qcow2 disk image");
+    let status = this_test_at(test, disk.dir(), mounts.path()).status().unwrap();
+    assert!(status.success(), "{status}; why is above");
+}
+
+fn import_disk_without_room(source: &Path, mounts: &Path) {
+    sh(mounts, "mkdir tmpfs; mount -t tmpfs -o size=90M none tmpfs");
+    let dir = mounts.join("tmpfs");
+    let images = Images::open(&dir.join("images"), sign()).unwrap();
+    let options = DiskOptions::default();
+    let nothing_is_left = || assert_eq!(sh(&dir, "find images -mindepth 1"), "");
+
+    let image = images.import_file(&source.join("image"), &options, &name(), &|_| {});
+    let error = with_causes(&image.unwrap_err());
+    assert!(error.contains("MiB in ") && error.contains("but only 90 MiB are free"), "{error}");
+    nothing_is_left();
+    let mut stream = fs::File::open(source.join("disk")).unwrap();
+    let streamed = images.import_stream(&mut stream, &options, &name(), &|_| {});
+    let error = with_causes(&streamed.unwrap_err());
+    assert!(error.contains("MiB of standard input fill the disk of "), "{error}");
+    nothing_is_left();
+
+    // Something else takes the space while it is unpacked.
+    sh(&dir, "mount -o remount,size=400M .");
+    let fill = |_: Progress| {
+        if !dir.join("other").exists() {
+            sh(&dir, "fallocate -l 340M other");
+        }
+    };
+    let image = images.import_file(&source.join("image"), &options, &name(), &fill);
+    let error = with_causes(&image.unwrap_err());
+    assert!(error.contains("MiB are free") || error.contains("No space left"), "{error}");
+    nothing_is_left();
+}
+
 #[test]
 fn a_disk_that_fills_up_is_named_with_what_is_needed_and_nothing_is_left() {
     if let Some((source, store)) = places() {
@@ -123,7 +245,7 @@ fn import_where_disks_fill_up(source: &Path, mounts: &Path) {
          truncate -s 160M disk; mke2fs -q -t ext4 -m 0 disk; mount -o loop disk ext4; rmdir ext4/*
          rm disk",
     );
-    let disk = Disk { source, dir: mounts.join("tmpfs") };
+    let disk = FullDisk { source, dir: mounts.join("tmpfs") };
     // What is written last needs the last blocks.
     let needed = disk.used_by_import();
     for (missing, file) in [
@@ -136,7 +258,7 @@ fn import_where_disks_fill_up(source: &Path, mounts: &Path) {
         disk.fill_during_import(needed - missing, file);
     }
     assert_eq!(disk.used_by_import(), needed, "enough is enough");
-    let disk = Disk { source, dir: mounts.join("ext4") };
+    let disk = FullDisk { source, dir: mounts.join("ext4") };
     disk.fill_during_import(needed / 2, "sda5.ext4-ptcl-img.zst");
 
     // Hopeless from the start.
@@ -149,12 +271,12 @@ fn import_where_disks_fill_up(source: &Path, mounts: &Path) {
 }
 
 /// A small filesystem with a store in it.
-struct Disk<'t> {
+struct FullDisk<'t> {
     source: &'t Path,
     dir: PathBuf,
 }
 
-impl Disk<'_> {
+impl FullDisk<'_> {
     fn used_bytes(&self) -> u64 {
         sh(&self.dir, "df -B1 --output=used . | tail -1").trim().parse().unwrap()
     }

@@ -2,6 +2,7 @@
 //! imports that, and it restores what the store made of it.
 
 use crate::{Store, name, source::sh, with_causes};
+use metalcast_controller::images::DiskOptions;
 use metalcast_formats::whole_disk;
 use metalcast_shared::id::Revision;
 use std::{
@@ -49,10 +50,10 @@ const LZ4: &str = "-z8";
 const LZO: &str = "-z3";
 
 /// A disk file as a loop device with partitions; detached when dropped.
-struct LoopDisk(String);
+pub struct LoopDisk(pub String);
 
 impl LoopDisk {
-    fn attach(file: &Path) -> Self {
+    pub fn attach(file: &Path) -> Self {
         let parent = file.parent().expect("the file is in a directory");
         let device = sh(parent, &format!("losetup -P -f --show {}", file.display()));
         Self(device.trim().to_owned())
@@ -328,6 +329,49 @@ fn clonezilla_saves_a_gpt_disk_we_import_it_and_clonezilla_restores_it_also_as_o
         let label = sh(dir, &format!("blkid -p -o value -s LABEL {}p4", second.0));
         assert_eq!(label.trim(), "exchange", "{log}");
     }
+}
+
+#[test]
+fn clonezilla_restores_what_we_made_of_raw_disks() {
+    let (scratch, store) = (tempfile::tempdir().unwrap(), Store::new());
+    let (mbr, gpt) = (scratch.path().join("mbr"), scratch.path().join("gpt"));
+    let attached = |dir: &Path| {
+        sh(dir, "truncate -s 200M second");
+        LoopDisk::attach(&dir.join("second"))
+    };
+    let import = |dir: &Path| {
+        let imported = store.import_disk(&dir.join("first"), &DiskOptions::default());
+        imported.unwrap_or_else(|error| panic!("{}", with_causes(&error))).number
+    };
+
+    fs::create_dir(&mbr).unwrap();
+    let first = saved_disk(&mbr);
+    let saved = files(&mbr, &format!("{}p5", first.0));
+    drop(first);
+    let (number, second) = (import(&mbr), attached(&mbr));
+    let log = restore(&mbr, &store, &format!("-k0 restoredisk {number} {}", second.short()));
+    assert_eq!(files(&mbr, &format!("{}p5", second.0)), saved, "{log}");
+    sh(&mbr, &format!("cmp fat {}p1", second.0));
+    let label = |disk: &LoopDisk, number: u32| {
+        let script = format!("blkid -p -o value -s LABEL {}p{number}", disk.0);
+        sh(scratch.path(), &script).trim().to_owned()
+    };
+    assert_eq!(label(&second, 6), "exchange", "{log}");
+    wipe(&mbr, &format!("{}p5", second.0));
+    let one = format!("-k -f sda5 restoreparts {number} {}p5", second.short());
+    let log = restore(&mbr, &store, &one);
+    assert_eq!(files(&mbr, &format!("{}p5", second.0)), saved, "{log}");
+
+    fs::create_dir(&gpt).unwrap();
+    let first = saved_gpt_disk(&gpt);
+    let (saved, table) = (files(&gpt, &format!("{}p2", first.0)), identities(&gpt, &first));
+    drop(first);
+    let (number, second) = (import(&gpt), attached(&gpt));
+    let log = restore(&gpt, &store, &format!("-k0 restoredisk {number} {}", second.short()));
+    assert_eq!(identities(&gpt, &second), table, "{log}");
+    assert_eq!(files(&gpt, &format!("{}p2", second.0)), saved, "{log}");
+    sh(&gpt, &format!("cmp raw {0}p1; ntfscat {0}p3 text | cmp - text", second.0));
+    assert_eq!(label(&second, 4), "exchange", "{log}");
 }
 
 /// Overwrites a partition with zeros.

@@ -4,6 +4,7 @@ mod bytes;
 pub mod capture;
 pub mod chunk;
 pub mod clonezilla;
+pub mod disk_file;
 pub mod ext;
 pub mod gpt;
 pub mod grub;

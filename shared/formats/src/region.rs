@@ -18,7 +18,16 @@ impl ReadAt for File {
     }
 }
 
-impl<S: ReadAt> ReadAt for &S {
+impl ReadAt for [u8] {
+    fn fill_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let start = usize::try_from(offset).ok();
+        let bytes = start.and_then(|start| self.get(start..)?.get(..buffer.len()));
+        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
+impl<S: ReadAt + ?Sized> ReadAt for &S {
     fn fill_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         (*self).fill_at(buffer, offset)
     }

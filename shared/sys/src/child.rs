@@ -132,10 +132,32 @@ pub fn run(command: Command, stdin: &[u8], limits: Limits) -> Result<Output, Chi
 
 /// Like [`run`]; the program is killed as soon as `is_stopped` says so.
 pub fn run_unless(
-    mut command: Command,
+    command: Command,
     stdin: &[u8],
     limits: Limits,
     is_stopped: &dyn Fn() -> bool,
+) -> Result<Output, ChildError> {
+    let keep = Keep::First(limits.output_bytes);
+    supervise(command, stdin, limits, keep, &|_| is_stopped())
+}
+
+/// Like [`run_unless`] for a program that says how far it is: the last bytes of standard output are kept,
+/// and `is_stopped` is shown them every few milliseconds.
+pub fn run_watched(
+    command: Command,
+    limits: Limits,
+    is_stopped: &dyn Fn(&[u8]) -> bool,
+) -> Result<Output, ChildError> {
+    let keep = Keep::Last(limits.output_bytes);
+    supervise(command, b"", limits, keep, &|out| is_stopped(&out.kept().0))
+}
+
+fn supervise(
+    mut command: Command,
+    stdin: &[u8],
+    limits: Limits,
+    keep_out: Keep,
+    is_stopped: &dyn Fn(&Capture) -> bool,
 ) -> Result<Output, ChildError> {
     let line = command_line(&command);
     command.stdin(if stdin.is_empty() { Stdio::null() } else { Stdio::piped() });
@@ -147,10 +169,10 @@ pub fn run_unless(
     };
     let process = &mut child.process;
     feed(process, stdin);
-    let out = Capture::start(process.stdout.take(), Keep::First(limits.output_bytes));
+    let out = Capture::start(process.stdout.take(), keep_out);
     let err = Capture::start(process.stderr.take(), Keep::Last(limits.output_bytes));
 
-    let ended = child.wait_until(started + limits.time, is_stopped);
+    let ended = child.wait_until(started + limits.time, &|| is_stopped(&out));
     if !matches!(ended, Ok(Some(_))) {
         child.kill_group();
     }
@@ -289,8 +311,12 @@ impl Capture {
         self.ended.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok()
     }
 
+    fn kept(&self) -> MutexGuard<'_, (Vec<u8>, bool)> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn take(self) -> (Vec<u8>, bool) {
-        std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.kept())
     }
 }
 
@@ -382,6 +408,16 @@ mod tests {
         let error = run_unless(command, b"", LIMITS, &is_stopped).unwrap_err();
         assert_eq!(error.to_string(), "`sleep 65` was stopped");
         assert!(started.elapsed() < LIMITS.time);
+    }
+
+    #[test]
+    fn a_program_is_watched_by_the_end_of_its_output() {
+        let limits = Limits { output_bytes: 8, ..LIMITS };
+        let mut command = Command::new("sh");
+        command.args(["-c", "head -c 99999 /dev/zero; echo; echo ready; exec sleep 66"]);
+        let is_ready = |out: &[u8]| out.ends_with(b"\nready\n");
+        let error = run_watched(command, limits, &is_ready).unwrap_err();
+        assert!(matches!(error, ChildError::Stopped { .. }), "{error}");
     }
 
     #[test]

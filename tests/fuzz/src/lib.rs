@@ -11,10 +11,12 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use metalcast_formats::capture::{self, Blocks, CaptureError, Source, SourceFacts};
 use metalcast_formats::partclone::ntfsclone;
 use metalcast_formats::stream::{self, Compression, Found};
 use metalcast_formats::{
-    chunk, ext, gpt, grubenv, mbr, ntfs, partclone, probe, used as used_blocks, whole_disk,
+    chunk, disk_file, ext, gpt, grubenv, mbr, ntfs, partclone, probe, used as used_blocks,
+    whole_disk,
 };
 use metalcast_netboot::dhcp::boot::BootSettings;
 use metalcast_netboot::dhcp::lease::LeaseTable;
@@ -188,6 +190,19 @@ pub fn tables(bytes: &[u8]) {
         assert!(table.entries.iter().all(|entry| entry.start_lba + entry.sectors <= sectors));
     }
     let _ = probe::probe(&mut Cursor::new(bytes), 0, bytes.len() as u64);
+    let _ = disk_file::recognise(bytes, bytes.len() as u64);
+    let facts = SourceFacts {
+        name: "sda".to_owned(),
+        model: String::new(),
+        bytes: bytes.len() as u64,
+        sector_bytes: 512,
+        is_partition: false,
+    };
+    if let Ok(source) = Source::read(bytes, facts)
+        && let Ok(planned) = capture::plan(&source, Blocks::UsedOrUnclean)
+    {
+        let _ = capture::side_files(&source, &planned, |_, _| Ok::<_, CaptureError>(()));
+    }
     let _ = ext::Superblock::parse(bytes);
     let _ = whole_disk::table_id(&mut Cursor::new(bytes), bytes.len() as u64, 512);
     let _ = bytes.first_chunk().map(|sector| ntfs::fitted(sector, 1 << 20));

@@ -2,6 +2,7 @@
 
 mod diff;
 mod operation;
+mod stream;
 
 use crate::{
     api::view::ImageView,
@@ -16,7 +17,8 @@ use metalcast_shared::id::{ImageRef, Revision};
 
 #[derive(Subcommand)]
 pub(in crate::cli) enum Command {
-    /// Import a Clonezilla image directory that lies on the controller's host
+    /// Import a Clonezilla image directory or a disk that lies on the controller's host, or a disk from
+    /// standard input
     Import(operation::Import),
     /// List all images
     List,

@@ -9,7 +9,7 @@ use crate::images::{
     pipeline,
 };
 use metalcast_formats::{
-    chunk::{Chunks, PlainChunk, RAW_BLOCK_BYTES, RawChunks, Sealed, sealer},
+    chunk::{Chunks, PlainChunk, RAW_BLOCK_BYTES, RawChunks, Sealed, sealer, write_head_frame},
     clonezilla::{Form, PartitionImage},
     partclone::{HeadFacts, ReadError, Reader, ntfsclone::NtfsClone},
     stream::{Opened, Progress},
@@ -172,7 +172,7 @@ impl<'w> Writer<'w> {
             device_bytes: header.device_bytes,
             block_bytes: header.block_bytes,
         };
-        Ok(self.file.write_head(&facts, reader.bitmap())?)
+        Ok(self.file.head(|out| write_head_frame(out, &facts, reader.bitmap()))?)
     }
 
     fn write_chunk(&mut self, sealed: Sealed) -> Result<(), ImportError> {

@@ -21,9 +21,7 @@ impl ReadAt for Memory {
         if self.bad.is_some_and(|bad| (offset..end).contains(&bad)) {
             return Err(io::Error::other("bad sector"));
         }
-        let range = offset as usize..end as usize;
-        buffer.copy_from_slice(self.bytes.get(range).ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
+        self.bytes[..].fill_at(buffer, offset)
     }
 }
 

@@ -1,9 +1,10 @@
 //! What takes its time: import, check and export.
 
-use super::path;
+use super::{path, stream};
 use crate::{
     api::view::{
         ExportRequest, ImageView, ImportRequest, OperationResult, OperationState, OperationView,
+        StreamRequest,
     },
     cli::{
         client::Client,
@@ -11,7 +12,7 @@ use crate::{
         output::{Printer, Tone, bytes},
         watch::{Meter, patiently},
     },
-    images::{CheckReport, ExportOptions, Packing},
+    images::{CheckReport, DiskOptions, ExportOptions, Packing},
 };
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
@@ -26,14 +27,34 @@ use std::{
 /// How often the state of an operation is asked for.
 const POLL: Duration = Duration::from_millis(500);
 
+/// Names standard input.
+const STDIN: &str = "-";
+
 #[derive(Args)]
 pub(in crate::cli) struct Import {
-    /// The directory
-    directory: PathBuf,
+    /// A Clonezilla directory, a raw disk or partition (file or block device), a qcow2, VMDK, VHD, VHDX or
+    /// VDI file, or - for a raw disk or partition from standard input
+    path: PathBuf,
     /// What the image is to be called, project/name
     name: ImageName,
     #[command(flatten)]
+    disk: Disk,
+    #[command(flatten)]
     wait: NoWait,
+}
+
+/// What is said of disks and not of directories.
+#[derive(Args)]
+struct Disk {
+    /// What the disk or partition is called in the image [default: sda]
+    #[arg(long = "name", value_name = "DEVICE")]
+    device: Option<String>,
+    /// Save every block, whatever is in it
+    #[arg(long)]
+    exact: bool,
+    /// Save what is in use, and every block of filesystems that were not unmounted properly
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Args)]
@@ -61,7 +82,7 @@ pub(in crate::cli) struct Export {
 }
 
 #[derive(Args)]
-struct NoWait {
+pub(super) struct NoWait {
     /// Do not wait for the end
     #[arg(long)]
     no_wait: bool,
@@ -83,12 +104,17 @@ pub(super) async fn import(
     client: &Client,
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
-    let Import { directory, name, wait } = import;
-    let request = ImportRequest { path: absolute(&directory)?, name };
-    let begun: OperationView = client.post("/images/import", &request).await?;
-    let Some(ended) = follow(begun, "import", &wait, client, printer).await? else {
-        return Ok(Exit::Ok);
+    let Import { path: source, name, disk, wait } = import;
+    let Disk { device, exact, force } = disk;
+    let disk = DiskOptions { device, exact, force };
+    let ended = if source == Path::new(STDIN) {
+        stream::import(&StreamRequest { name, disk }, &wait, client, printer).await?
+    } else {
+        let request = ImportRequest { path: absolute(&source)?, name, disk };
+        let begun: OperationView = client.post("/images/import", &request).await?;
+        follow(begun, "import", &wait, client, printer).await?
     };
+    let Some(ended) = ended else { return Ok(Exit::Ok) };
     if let OperationState::Done(OperationResult::Imported(revision)) = &ended.state {
         let Revision { image, number } = revision.clone();
         let image = ImageRef { image, number: Some(number) };
@@ -155,6 +181,12 @@ pub(super) async fn export(
     Ok(Exit::Ok)
 }
 
+impl NoWait {
+    pub(super) fn is_no_wait(&self) -> bool {
+        self.no_wait
+    }
+}
+
 /// A request that says all by its path.
 #[derive(Serialize)]
 struct Nothing {}
@@ -165,7 +197,7 @@ fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// Shows how far an operation is until it has ended well; `None` if its end is not waited for.
-async fn follow(
+pub(super) async fn follow(
     begun: OperationView,
     what: &str,
     wait: &NoWait,
