@@ -21,6 +21,9 @@ use crate::serial::{Line, Serial};
 /// How long QEMU may take to answer on its control socket.
 const QMP_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a system may take to shut down: a service that does not stop is given 90 s by systemd.
+const SHUT_DOWN: Duration = Duration::from_secs(180);
+
 /// How many console lines an error repeats.
 const ERROR_LINES: usize = 25;
 
@@ -304,6 +307,16 @@ impl Machine {
     pub fn power_off(mut self) -> Result<()> {
         self.control("quit")?;
         self.process.wait(QMP_TIMEOUT, "QEMU ending after quit").map(drop)
+    }
+
+    /// Presses the power button and waits until the system in it has shut down.
+    ///
+    /// # Errors
+    /// When it does not, with the last console lines.
+    pub fn shut_down(mut self) -> Result<()> {
+        self.control("system_powerdown")?;
+        let ended = self.process.wait(SHUT_DOWN, "the system shutting down");
+        ended.map(drop).with_context(|| self.serial.last_lines(25))
     }
 
     /// Pulls the plug: QEMU is killed with whatever the guest still held in memory.

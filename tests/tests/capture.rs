@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use metalcast_tests::clonezilla;
 use metalcast_tests::host::Host;
 use metalcast_tests::image::{self, Debian};
@@ -41,14 +41,14 @@ const CABLE_OUT: Duration = Duration::from_secs(20);
 const AGAIN_BYTES: u64 = 32 << 20;
 
 /// A host with the image in slot 5.
-fn with_slot_5(name: &str, subnet: u8, debian: &Debian) -> Scene {
+fn with_slot_5(name: &str, subnet: u8, debian: &Debian) -> Result<Scene> {
     let disk = |lab: &Lab| Host::blank_disk(lab, &serial(1), DISK_BYTES);
     let setup = Setup { tables: LAYOUT, ..Setup::default() };
-    let mut scene = Scene::with(name, subnet, &setup, disk).unwrap();
-    scene.import(&debian.zstd).unwrap();
-    let job = scene.deploy(5).unwrap();
-    scene.finish(job).unwrap();
-    scene
+    let mut scene = Scene::with(name, subnet, &setup, disk)?;
+    scene.import(&debian.zstd)?;
+    let job = scene.deploy(5)?;
+    scene.finish(job)?;
+    Ok(scene)
 }
 
 /// Captures slot 5 from the machine's start to its end.
@@ -64,10 +64,14 @@ fn stored(scene: &Scene, image: &str) -> PathBuf {
 }
 
 /// How many images are being made.
-fn drafts(scene: &Scene) -> usize {
-    let entries = std::fs::read_dir(scene.lab.dir().join("state/images")).unwrap();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| name.starts_with(".import-")).count()
+fn drafts(scene: &Scene) -> Result<usize> {
+    let dir = scene.lab.dir().join("state/images");
+    let mut count = 0;
+    for entry in dir.read_dir().context("listing the store")? {
+        let name = entry.context("listing the store")?.file_name();
+        count += usize::from(name.to_string_lossy().starts_with(".import-"));
+    }
+    Ok(count)
 }
 
 fn disk_file(scene: &Scene, number: u8) -> PathBuf {
@@ -77,7 +81,7 @@ fn disk_file(scene: &Scene, number: u8) -> PathBuf {
 #[test]
 fn a_captured_slot_is_deployed_elsewhere_and_restored_by_clonezilla() {
     let debian = image::debian().unwrap();
-    let mut scene = with_slot_5("capture", 46, &debian);
+    let mut scene = with_slot_5("capture", 46, &debian).unwrap();
     let before = Slot::of(&disk_file(&scene, 1), 5).unwrap().hash().unwrap();
 
     let plan = scene.rig.cli(&["capture", &scene.node, "lab/saved", "--slot", "5", "--dry-run"]);
@@ -109,7 +113,7 @@ fn a_captured_slot_is_deployed_elsewhere_and_restored_by_clonezilla() {
 #[test]
 fn a_whole_disk_and_some_of_its_partitions_are_captured() {
     let debian = image::debian().unwrap();
-    let mut scene = with_slot_5("capture-disk", 47, &debian);
+    let mut scene = with_slot_5("capture-disk", 47, &debian).unwrap();
     let disk = serial(1);
     let job = scene.capture(&["--disk", &disk], "lab/whole").unwrap();
     scene.restart_agent().unwrap();
@@ -143,7 +147,7 @@ fn a_whole_disk_and_some_of_its_partitions_are_captured() {
 #[test]
 fn faults_in_the_middle_of_a_capture_cost_little_and_leave_nothing() {
     let debian = image::debian().unwrap();
-    let mut scene = with_slot_5("capture-faults", 48, &debian);
+    let mut scene = with_slot_5("capture-faults", 48, &debian).unwrap();
     scene.host.slow_down_sending(CABLE_MBIT).unwrap();
     let before = scene.host.sent_bytes().unwrap();
     capture_slot_5(&mut scene, "lab/saved").unwrap();
@@ -163,7 +167,7 @@ fn faults_in_the_middle_of_a_capture_cost_little_and_leave_nothing() {
 
     // The controller, which forgets what it was sent.
     let job = begin(&mut scene, 60).unwrap();
-    assert_eq!(drafts(&scene), 1);
+    assert_eq!(drafts(&scene).unwrap(), 1);
     scene.rig.kill_and_start(&scene.lab).unwrap();
     end_well(&mut scene, job, 3, 1).unwrap();
 
@@ -181,7 +185,7 @@ fn faults_in_the_middle_of_a_capture_cost_little_and_leave_nothing() {
     let script = scene.host.boot_script(&scene.lab).unwrap();
     assert!(script.contains("sanboot"), "the disk is as it was: {script}");
     let deadline = Instant::now() + Duration::from_secs(30);
-    while drafts(&scene) > 0 {
+    while drafts(&scene).unwrap() > 0 {
         assert!(Instant::now() < deadline, "a cancelled capture has left its files");
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -206,7 +210,7 @@ fn end_well(scene: &mut Scene, job: u64, revision: u32, generation: u32) -> Resu
     let this = format!("lab/saved@{revision}");
     ensure!(task["saved"] == this.as_str(), "{task:#}");
     ensure!(task["generation"] == generation, "another hand-out: {task:#}");
-    ensure!(drafts(scene) == 0, "something is left");
+    ensure!(drafts(scene)? == 0, "something is left");
     scene.rig.cli(&["image", "check", &this])?;
     let diff = scene.rig.ask(&["image", "diff", "lab/saved@1", &this])?;
     let partition = &diff["partitions"][0];

@@ -1,6 +1,6 @@
 //! The whole way: a blank machine netboots, enrols, is approved, gets a real Clonezilla image streamed into a slot of a
 //! CentMesh disk, starts it through GRUB and has it report in. Then life with two slots: a second deployment beside the
-//! first, going back, and starting without the controller.
+//! first, going back, and starting without the controller. And a system that ran becomes an image again.
 
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
@@ -94,6 +94,56 @@ fn a_blank_machine_becomes_a_running_slot() {
         "from the firmware's first line to the login prompt: {with_controller:.1} s with a controller, \
          {without_controller:.1} s without"
     );
+}
+
+#[test]
+fn a_system_that_ran_is_captured_and_starts_from_another_slot() {
+    let artefacts = Artefacts::given_or_built().unwrap();
+    let debian = image::debian().unwrap();
+    let mut lab = Lab::new("recapture", 33).unwrap();
+    let mut rig = Rig::start(&lab, &artefacts).unwrap();
+    rig.cli(&["image", "import", debian.zstd.to_str().unwrap(), "lab/debian"]).unwrap();
+    let file = lab.dir().join("node1.disk");
+    let spec = Spec::node(1).disk(Disk::blank(&file, DISK_BYTES, "MCDISK1").unwrap());
+    let mut machines = [Machine::start(&mut lab, &spec).unwrap()];
+    let names = rig.wait_for_nodes(&mut machines, 1, "new", REGISTRATION).unwrap();
+    let node = names[0].as_str();
+    rig.cli(&["node", "approve", node]).unwrap();
+    let ordered = Instant::now();
+    rig.cli(&["deploy", "lab/debian", "--slot", "5", "--nodes", node, "--wait", "--yes"]).unwrap();
+    let [mut machine] = machines;
+    let prompt = format!("{node} login:");
+    machine.wait_for(&prompt, ordered, LOGIN, "the deployed system's console").unwrap();
+    // Properly: what was cut off would be refused.
+    machine.shut_down().unwrap();
+
+    let job = rig.order(&["capture", node, "lab/saved", "--slot", "5"]).unwrap();
+    let mut machine = Machine::start(&mut lab, &spec).unwrap();
+    let task = rig
+        .wait_for_task(job, &mut machine, DEPLOYMENT, "slot 5 is captured", |task| {
+            task["state"] == "done"
+        })
+        .unwrap();
+    assert_eq!(task["saved"], "lab/saved@1", "{task:#}");
+    println!("the agent used at most {} MiB", metalcast_tests::scene::used_mib(&task).unwrap());
+    // It was sent on to its disk, which starts what it started before.
+    let uuid = Slot::of(&file, 5).unwrap().filesystem_uuid().unwrap();
+    seconds_to_slot_5(&mut machine, &prompt, &uuid).unwrap();
+    machine.shut_down().unwrap();
+
+    let deploy = ["deploy", "lab/saved", "--slot", "6", "--nodes", node, "--yes"];
+    let job = rig.order(&deploy).unwrap();
+    let mut machine = Machine::start(&mut lab, &spec).unwrap();
+    let task = rig
+        .wait_for_task(job, &mut machine, DEPLOYMENT, "slot 6 reports in", |task| {
+            task["state"] == "done"
+        })
+        .unwrap();
+    let timeline = task["timeline"].as_array().unwrap();
+    let report = timeline.iter().find(|moment| moment["what"] == "reported").unwrap();
+    assert!(report["detail"].as_str().unwrap().contains("root /dev/vda6"), "{report}");
+    machine.power_off().unwrap();
+    assert_ne!(Slot::of(&file, 6).unwrap().filesystem_uuid().unwrap(), uuid);
 }
 
 /// Waits for the login prompt of the system in slot 5, whose filesystem has this UUID; the seconds since the firmware

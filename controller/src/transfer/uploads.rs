@@ -303,7 +303,11 @@ async fn receive_parts<F: Fleet, L: Library>(
     let protocol = |what: &'static str| Stop::Stream(End::Ours(Close::Protocol(what.into())));
     loop {
         let late = "nothing came of an upload for 10 min";
-        let part = wire::read(receive, MAX_PART_BYTES, PART_DEADLINE, late).await?;
+        let part = tokio::select! {
+            part = wire::read(receive, MAX_PART_BYTES, PART_DEADLINE, late) => part?,
+            // Whoever wrote says why it does no longer.
+            () = parts.closed() => return Ok(()),
+        };
         // Asked again for each part: the task may end, and its right with it, in mid-stream.
         if !server.fleet.may_upload(peer.node, peer.key, task) {
             return Err(Stop::refused("the task has ended", false));
@@ -331,7 +335,6 @@ async fn receive_parts<F: Fleet, L: Library>(
             UploadPart::Finish => Part::Finish,
         };
         let is_last = matches!(part, Part::Finish);
-        // Whoever wrote says why it does no longer.
         if parts.send(part).await.is_err() || is_last {
             return Ok(());
         }

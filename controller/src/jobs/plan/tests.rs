@@ -1,5 +1,5 @@
 use super::*;
-use metalcast_shared::disk::Content;
+use metalcast_shared::{disk::Content, to_agent::CaptureSource};
 
 fn layout(name: &str) -> Layout {
     Layout {
@@ -153,5 +153,61 @@ fn only_a_complete_system_can_be_selected() {
         vec![used("A", 4, &lab, 6, SlotStage::Deployed)],
     ] {
         assert_eq!(check(&slots), Err(PlanError::NothingThere { slot: 5 }));
+    }
+}
+
+fn capture_of(
+    disks: Vec<Disk>,
+    slots: &[SlotUse],
+    named: Option<&str>,
+    what: Wanted<'_>,
+) -> Result<CapturePlan, PlanError> {
+    let inventory = Inventory { disks, ..Inventory::default() };
+    let layout = layout("lab");
+    capture(&CaptureAsk {
+        inventory: &inventory,
+        slots,
+        layout: &layout,
+        disk: named,
+        what,
+        force: false,
+    })
+}
+
+#[test]
+fn a_slot_is_captured_from_where_we_deployed_it_with_the_layout_of_then() {
+    let disks = || vec![disk(Some("A"), 4, &[]), disk(Some("B"), 4, &[])];
+    let slot = Wanted::Slot(5);
+    let nothing = capture_of(disks(), &[], None, slot);
+    assert!(matches!(nothing, Err(PlanError::SeveralDisks { .. })), "{nothing:?}");
+    let then = Layout { slots: 2, ..layout("then") };
+    let slots = [used("B", 4, &then, 5, SlotStage::Deployed)];
+    let plan = capture_of(disks(), &slots, None, slot).unwrap();
+    assert_eq!(plan.disk.serial.as_deref(), Some("B"));
+    assert_eq!(plan.source, CaptureSource::Slot { layout: then.clone(), slot: 5 });
+    assert_eq!(plan.present.as_ref(), Some(&slots[0]));
+    // The other disk has nothing of ours: the node's own layout is what it may have.
+    let plan = capture_of(disks(), &slots, Some("A"), slot).unwrap();
+    assert_eq!(
+        (plan.source, plan.present),
+        (CaptureSource::Slot { layout: layout("lab"), slot: 5 }, None)
+    );
+    let both = [used("A", 4, &then, 5, SlotStage::Deployed), slots[0].clone()];
+    let several = capture_of(disks(), &both, None, slot);
+    assert!(matches!(several, Err(PlanError::SeveralDisks { .. })), "{several:?}");
+    let half = [used("B", 4, &then, 5, SlotStage::Writing)];
+    let half = capture_of(disks(), &half, None, slot);
+    assert!(matches!(half, Err(PlanError::Incomplete { slot: 5, .. })), "{half:?}");
+}
+
+#[test]
+fn a_whole_disk_of_any_size_is_captured_by_its_name_only() {
+    let small = || vec![disk(Some("A"), 0, &[(None, "GPT")])];
+    let plan = capture_of(small(), &[], Some("A"), Wanted::Disk).unwrap();
+    assert_eq!(plan.source, CaptureSource::Disk);
+    let plan = capture_of(small(), &[], Some("A"), Wanted::Partitions(&[2, 3])).unwrap();
+    assert_eq!(plan.source, CaptureSource::Partitions(vec![2, 3]));
+    for named in [None, Some("B")] {
+        capture_of(small(), &[], named, Wanted::Disk).unwrap_err();
     }
 }

@@ -52,7 +52,7 @@ fn order(agent: &mut Agent) -> Capture {
 }
 
 /// A node with a system of ours in slot 5, which has reported.
-async fn with_system(rig: &Rig) -> Agent {
+async fn with_system(rig: &Rig) -> Machine {
     let mut agent = rig.approved(&Machine::new(1)).await;
     rig.deploy("node1").await.unwrap();
     agent.take_task();
@@ -60,17 +60,18 @@ async fn with_system(rig: &Rig) -> Agent {
     let machine = agent.vanish().await;
     rig.boot_event(&machine, TO_DISK).await;
     rig.report(rig.last_token()).await.unwrap();
-    rig.agent(&machine).await
+    machine
 }
 
 #[tokio::test]
 async fn a_capture_is_done_once_it_is_saved_and_the_machine_is_on_its_way() {
     let mut rig = Rig::new().await;
-    let mut agent = with_system(&rig).await;
+    let machine = with_system(&rig).await;
     let dry = rig.capture_with(|request| request.dry_run = true).await.unwrap();
     assert_eq!((dry.job, &*dry.plan.name), (None, "sda5"));
     assert_eq!(dry.plan.present.unwrap().to_string(), super::rig::IMAGE);
     let job = rig.capture().await;
+    let mut agent = rig.agent(&machine).await;
     let order = order(&mut agent);
     assert!(matches!(order.source, CaptureSource::Slot { slot: 5, .. }), "{order:?}");
     assert_eq!((order.name.as_str(), order.force, order.raw), ("sda5", false, false));
@@ -112,8 +113,9 @@ async fn a_capture_is_done_once_it_is_saved_and_the_machine_is_on_its_way() {
 #[tokio::test]
 async fn a_capture_that_fails_or_is_stopped_changes_nothing_of_the_node() {
     let rig = Rig::new().await;
-    let mut agent = with_system(&rig).await;
+    let machine = with_system(&rig).await;
     let job = rig.capture().await;
+    let mut agent = rig.agent(&machine).await;
     order(&mut agent);
     agent.event(TaskEvent::Done { reports: false }).await;
     let task = rig.task(job).await;
