@@ -105,9 +105,9 @@ async fn a_whole_disk_from_the_plan_to_the_report_and_to_what_replaces_it() {
     assert_eq!(known.image.to_string(), super::rig::IMAGE);
 
     // Our own whole disk is replaced without being asked about, if the agent finds it there.
-    let mut agent = rig.agent(&machine).await;
     *rig.catalog.disk.lock().unwrap() = Some(disk_image(0x99));
     let job = rig.deploy_disk(|_| ()).await.unwrap().job.unwrap();
+    let mut agent = rig.agent(&machine).await;
     let Work::DeployDisk(order) = agent.take_task().work else { panic!() };
     assert_eq!((order.overwrite, order.own), (Overwrite::BlankOnly, Some(TableId::Mbr(0x77))));
     agent.event(TaskEvent::StepStarted { step: Step::Partition }).await;
