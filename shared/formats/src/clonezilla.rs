@@ -16,7 +16,7 @@ mod save;
 mod sums;
 mod table;
 
-pub use name::{is_side_file, partition_name, piece_suffix};
+pub use name::{has_data_file, is_side_file, partition_name, piece_suffix};
 pub use save::{DiskFacts, DiskTable, PartitionFacts};
 pub use table::{SavedTable, TableKind};
 
