@@ -19,7 +19,7 @@ use super::{
 };
 use head::OpenHead;
 use metalcast_formats::{
-    clonezilla::{Directory, RAW, is_side_file},
+    clonezilla::{Directory, RAW, has_data_file, is_side_file},
     partclone::MAX_BLOCKS,
 };
 use metalcast_shared::{
@@ -275,8 +275,7 @@ fn check(survey: &Survey, order: &UploadOrder) -> Result<(), UploadError> {
             one;
         let is_ours = |other: &SurveyPartition| other.name == *name;
         let bytes = total_blocks.checked_mul((*block_bytes).into());
-        let is_file = !is_side_file(&format!("{name}.{}-ptcl-img.zst", one.filesystem));
-        let problem = if !is_side_file(name) || !is_file {
+        let problem = if !has_data_file(name, &one.filesystem) {
             "its name"
         } else if partitions[..position].iter().any(is_ours) {
             "a second one of its name"

@@ -18,7 +18,7 @@ mod sums;
 mod table;
 mod whole_disk;
 
-pub use name::{is_side_file, partition_name, piece_suffix};
+pub use name::{has_data_file, is_side_file, partition_name, piece_suffix};
 pub use save::{DiskFacts, DiskTable, PartitionFacts};
 pub use table::{SavedTable, TableKind};
 pub use whole_disk::{Contents, SavedDisk, WholeDiskError};

@@ -31,7 +31,7 @@ pub(in crate::cli) struct Capture {
     /// Layout of the slot's disk, if not the one that it was deployed with or the node's own
     #[arg(long)]
     layout: Option<String>,
-    /// What the slot or disk is called in the image [default: sda<slot> or sda]
+    /// What the slot or disk is called in the image; otherwise sda5 or sda
     #[arg(long)]
     name: Option<String>,
     /// Save what was not unmounted properly, or not deployed completely: every block of what its own

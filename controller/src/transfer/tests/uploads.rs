@@ -276,6 +276,8 @@ async fn heads_and_surveys_that_cannot_be_true_are_refused() {
     for survey in [
         change(|partition| partition.name = "../sda1".into()),
         change(|partition| partition.filesystem = "ext4/..".into()),
+        change(|partition| partition.filesystem = "../../ext4".into()),
+        change(|partition| partition.name = "metalcast/".into()),
         change(|partition| partition.block_bytes = 0),
         change(|partition| partition.total_blocks = u64::MAX),
         change(|partition| partition.device_bytes = u64::MAX),

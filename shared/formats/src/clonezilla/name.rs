@@ -51,6 +51,17 @@ pub(super) fn is_device(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+'))
 }
 
+/// Whether a partition of this name, with a filesystem of this kind, has a file of a new image: the name
+/// says again which partition and filesystem it is, and does not leave the directory.
+pub fn has_data_file(partition: &str, filesystem: &str) -> bool {
+    match classify(&format!("{partition}.{filesystem}-ptcl-img.zst")) {
+        Kind::Data(data, piece) => {
+            data.partition == partition && data.filesystem == filesystem && piece.is_empty()
+        }
+        Kind::Unsupported(_) | Kind::Other => false,
+    }
+}
+
 /// Whether a file of this name may lie beside the partitions' data: it is none of those, no list of
 /// checksums, nothing of ours, and does not leave the directory.
 pub fn is_side_file(name: &str) -> bool {
