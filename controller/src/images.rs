@@ -20,6 +20,7 @@ mod layout;
 mod loaded;
 mod output;
 mod pipeline;
+mod quota;
 mod sequential;
 mod side_files;
 mod space;
@@ -30,6 +31,7 @@ pub use error::{ExportError, ImportError, SideFileError, StoreError};
 pub use export::{ExportOptions, ExportReport, Packing};
 pub use import::DiskOptions;
 pub use output::WriteError;
+pub use quota::{ProjectUse, Quotas};
 
 use crate::causes::with_causes;
 use layout::Layout;
@@ -38,6 +40,7 @@ use metalcast_shared::{
     id::{ImageName, Revision},
     manifest::{Chunk, Manifest, SignedManifest},
 };
+use quota::Ledger;
 use serde::Serialize;
 use std::{
     collections::VecDeque,
@@ -61,6 +64,7 @@ pub struct Images {
     loaded: Mutex<VecDeque<(Revision, Arc<Loaded>)>>,
     /// Held while a revision gets its number.
     numbering: Mutex<()>,
+    ledger: Ledger,
 }
 
 /// How far something is. Bytes count the files that are read, as they are.
@@ -126,7 +130,19 @@ impl Images {
     pub fn open(dir: &Path, sign: Sign) -> Result<Self, StoreError> {
         let layout = Layout::open(dir)?;
         layout.remove_leftovers()?;
-        Ok(Self { layout, sign, loaded: Mutex::default(), numbering: Mutex::default() })
+        let (loaded, numbering) = (Mutex::default(), Mutex::default());
+        Ok(Self { layout, sign, loaded, numbering, ledger: Ledger::default() })
+    }
+
+    /// Limits what projects may occupy. An import that would exceed it is refused or stopped.
+    #[must_use]
+    pub fn with_quotas(self, quotas: Quotas) -> Self {
+        Self { ledger: Ledger::new(quotas), ..self }
+    }
+
+    /// What each project occupies, of those that have images or a quota.
+    pub fn projects(&self) -> Result<Vec<ProjectUse>, StoreError> {
+        quota::projects(self)
     }
 
     /// Imports the Clonezilla directory `source` as the next revision of `name`. All its checksums

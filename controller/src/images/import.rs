@@ -23,10 +23,11 @@ pub(super) use directory::import;
 pub(super) use disk::{import_file, import_stream};
 
 use super::{
-    ImportError,
+    Images, ImportError, quota,
     space::{self, MIB},
 };
 use metalcast_formats::stream::Algorithm;
+use metalcast_shared::id::ImageName;
 use std::path::Path;
 
 /// How the files of a revision are hashed.
@@ -36,8 +37,20 @@ const SUMS: [Algorithm; 1] = [Algorithm::Blake2b];
 /// the same disk unless they were put elsewhere.
 const RESERVE_BYTES: u64 = 64 << 20;
 
-/// Refuses an import that will occupy `bytes` bytes where there is no room for them. Returns what is
-/// needed with what is left free.
+/// Refuses an import that will occupy at most `bytes` bytes where there is no room for them, or in a project
+/// that may not even have `least_bytes` more. Returns what is needed with what is left free.
+fn check_room(
+    images: &Images,
+    name: &ImageName,
+    bytes: u64,
+    least_bytes: u64,
+) -> Result<u64, ImportError> {
+    quota::check(images, name.project(), least_bytes)?;
+    check_space(images.layout.root(), bytes)
+}
+
+/// Refuses what will occupy `bytes` bytes where there is no room for them. Returns what is needed with what
+/// is left free.
 fn check_space(root: &Path, bytes: u64) -> Result<u64, ImportError> {
     let needed = bytes.saturating_add(RESERVE_BYTES);
     let free = space::free_bytes(root)?;

@@ -5,6 +5,7 @@ use crate::images::{
     Images, ImportError, StoreError,
     layout::{MANIFEST, Temporary, sync_dir},
     output::{FileSum, Output},
+    quota::Share,
     side_files::write_sums,
 };
 use metalcast_formats::chunk::Sealed;
@@ -23,16 +24,17 @@ use std::{
 };
 
 /// The directory, and what is known of its files.
-pub(super) struct Draft {
+pub(super) struct Draft<'i> {
     dir: Temporary,
     pages: PageFile,
     sums: Vec<FileSum>,
     partitions: Vec<Partition>,
+    share: Share<'i>,
 }
 
 /// The file of a partition in it.
-pub(super) struct PartitionFile<'d> {
-    draft: &'d mut Draft,
+pub(super) struct PartitionFile<'d, 'i> {
+    draft: &'d mut Draft<'i>,
     output: Output,
     head_bytes: u32,
     chunks: u32,
@@ -50,11 +52,12 @@ pub(super) struct Shape {
     pub(super) device_bytes: u64,
 }
 
-impl Draft {
-    pub(super) fn begin(images: &Images) -> Result<Self, ImportError> {
+impl<'i> Draft<'i> {
+    pub(super) fn begin(images: &'i Images, name: &ImageName) -> Result<Self, ImportError> {
         let dir = images.layout.temporary()?;
         let pages = PageFile::create(dir.path())?;
-        Ok(Self { dir, pages, sums: Vec::new(), partitions: Vec::new() })
+        let share = Share::new(images, name.project());
+        Ok(Self { dir, pages, sums: Vec::new(), partitions: Vec::new(), share })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -62,20 +65,22 @@ impl Draft {
     }
 
     /// Lists files that were written there by others.
-    pub(super) fn list(&mut self, sums: Vec<FileSum>) {
+    pub(super) fn list(&mut self, sums: Vec<FileSum>) -> Result<(), ImportError> {
+        let bytes = sums.iter().map(|sum| sum.bytes).sum();
         self.sums.extend(sums);
+        self.share.add(bytes)
     }
 
     /// Writes a small file.
     pub(super) fn file(&mut self, name: &str, content: &[u8]) -> Result<(), ImportError> {
         let mut output = Output::create(self.path(), name, &SUMS)?;
         output.write(content)?;
-        self.sums.push(output.finish()?);
-        Ok(())
+        let sum = output.finish()?;
+        self.list(vec![sum])
     }
 
     /// Begins the file of a partition.
-    pub(super) fn partition(&mut self, file: &str) -> Result<PartitionFile<'_>, ImportError> {
+    pub(super) fn partition(&mut self, file: &str) -> Result<PartitionFile<'_, 'i>, ImportError> {
         let output = Output::create(self.path(), file, &SUMS)?;
         Ok(PartitionFile { draft: self, output, head_bytes: 0, chunks: 0 })
     }
@@ -88,7 +93,8 @@ impl Draft {
         name: &ImageName,
         provenance: String,
     ) -> Result<Revision, ImportError> {
-        let Self { dir, pages, sums, partitions } = self;
+        let Self { dir, pages, sums, partitions, mut share } = self;
+        share.check()?;
         pages.finish()?;
         write_sums(dir.path(), &sums, &SUMS)?;
         sync_dir(dir.path())?;
@@ -115,7 +121,7 @@ impl Draft {
     }
 }
 
-impl PartitionFile<'_> {
+impl PartitionFile<'_, '_> {
     /// Writes what it begins with: header and bitmap, as a frame of their own.
     pub(super) fn head(
         &mut self,
@@ -124,7 +130,7 @@ impl PartitionFile<'_> {
         write(&mut self.output).map_err(|source| self.output.failed(source))?;
         self.head_bytes = u32::try_from(self.output.bytes())
             .map_err(|_| ImportError::TooLarge("its bitmap does not fit into a frame".into()))?;
-        Ok(())
+        self.draft.share.add(self.output.bytes())
     }
 
     /// Writes the next chunk.
@@ -134,7 +140,7 @@ impl PartitionFile<'_> {
         self.output.write(&frame)?;
         self.draft.pages.push(chunk)?;
         self.chunks += 1;
-        Ok(())
+        self.draft.share.add(frame.len() as u64)
     }
 
     /// Makes it a partition of the revision.

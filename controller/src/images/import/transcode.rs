@@ -22,7 +22,7 @@ pub(super) type Report<'r> = &'r dyn Fn(String, u64);
 /// Makes one partition of `draft` of its image.
 pub(super) fn transcode(
     image: &PartitionImage,
-    draft: &mut Draft,
+    draft: &mut Draft<'_>,
     report: Report<'_>,
 ) -> Result<(), ImportError> {
     let opened = open(image)?;
@@ -70,7 +70,7 @@ impl Source<'_> {
     fn blocks<R: Read + Send>(
         &self,
         reader: Reader<R>,
-        mut writer: Writer<'_>,
+        mut writer: Writer<'_, '_>,
     ) -> Result<(), ImportError> {
         let mut chunks = Chunks::new(reader).map_err(|error| self.unreadable(error))?;
         writer.head(chunks.reader())?;
@@ -89,7 +89,11 @@ impl Source<'_> {
     }
 
     /// The bytes of a partition, which stay that for Clonezilla too: without a head.
-    fn raw<R: Read + Send>(&self, stream: R, mut writer: Writer<'_>) -> Result<(), ImportError> {
+    fn raw<R: Read + Send>(
+        &self,
+        stream: R,
+        mut writer: Writer<'_, '_>,
+    ) -> Result<(), ImportError> {
         let mut chunks = RawChunks::new(stream);
         self.run(|| chunks.next_chunk(), &mut writer)?;
         let blocks = chunks.bytes() / u64::from(RAW_BLOCK_BYTES);
@@ -108,7 +112,7 @@ impl Source<'_> {
     fn run(
         &self,
         next: impl FnMut() -> Result<Option<PlainChunk>, ReadError> + Send,
-        writer: &mut Writer<'_>,
+        writer: &mut Writer<'_, '_>,
     ) -> Result<(), ImportError> {
         let (read, written) = pipeline::run(next, sealer, |sealed| match sealed {
             Ok(sealed) => writer.write_chunk(sealed),
@@ -120,7 +124,7 @@ impl Source<'_> {
         written
     }
 
-    fn finish(&self, writer: Writer<'_>, shape: Shape) -> Result<(), ImportError> {
+    fn finish(&self, writer: Writer<'_, '_>, shape: Shape) -> Result<(), ImportError> {
         if self.progress.bytes() != self.progress.total_bytes() {
             let partition = self.image.name.clone();
             return Err(ImportError::Leftover { partition, place: self.progress.place() });
@@ -144,16 +148,16 @@ impl<R: Read> Read for Reported<'_, R> {
     }
 }
 
-struct Writer<'w> {
-    file: PartitionFile<'w>,
+struct Writer<'w, 'i> {
+    file: PartitionFile<'w, 'i>,
     progress: &'w Progress,
     report: Report<'w>,
 }
 
-impl<'w> Writer<'w> {
+impl<'w, 'i> Writer<'w, 'i> {
     fn create(
         source: &Source<'w>,
-        draft: &'w mut Draft,
+        draft: &'w mut Draft<'i>,
         report: Report<'w>,
     ) -> Result<Self, ImportError> {
         let PartitionImage { name, filesystem, .. } = source.image;
