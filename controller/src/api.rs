@@ -216,10 +216,11 @@ async fn carry_through(request: Request, next: Next) -> Response {
     }
 }
 
-async fn status(State(shared): State<Shared>) -> Json<ControllerView> {
+async fn status(State(shared): State<Shared>) -> Result<Json<ControllerView>, Problem> {
     let now_unix = jiff::Timestamp::now().as_second();
     let certificates = CertificateView::all(&shared.pki, now_unix);
-    Json(ControllerView { fleet: shared.service.status().await, certificates })
+    let projects = images::blocking(&shared, Images::projects).await?;
+    Ok(Json(ControllerView { fleet: shared.service.status().await, certificates, projects }))
 }
 
 async fn audit(State(shared): State<Shared>) -> Result<Json<Vec<DeedView>>, Problem> {

@@ -7,7 +7,7 @@ use crate::{
     boot::Boot,
     causes::with_causes,
     config::Config,
-    images::{self, DiskImage, Images},
+    images::{self, DiskImage, Images, StoreError},
     pki::Pki,
     service::{Catalog, Parts, Service},
     store::Store,
@@ -169,7 +169,11 @@ impl Controller {
 async fn open_images(config: &Config, pki: &Arc<Pki>) -> anyhow::Result<Arc<Images>> {
     let (dir, pki) = (config.images_dir(), Arc::clone(pki));
     let shown = dir.display().to_string();
-    let open = move || Images::open(&dir, Arc::new(move |root: &[u8]| pki.sign_manifest(root)));
+    let quotas = config.quotas.clone();
+    let open = move || {
+        let images = Images::open(&dir, Arc::new(move |root: &[u8]| pki.sign_manifest(root)))?;
+        Ok::<_, StoreError>(images.with_quotas(quotas))
+    };
     let images = tokio::task::spawn_blocking(open).await.context("opening the images")?;
     Ok(Arc::new(images.with_context(|| format!("opening the image store {shown}"))?))
 }

@@ -5,11 +5,13 @@
 
 mod file;
 pub mod ports;
+mod projects;
 #[cfg(test)]
 mod tests;
 
 use metalcast_shared::layout::Layout;
 use std::{
+    collections::BTreeMap,
     fmt,
     net::Ipv4Addr,
     path::{Path, PathBuf},
@@ -42,6 +44,8 @@ pub struct Config {
     pub nodes: NodePolicy,
     /// Partition schemes, by distinct names; never empty.
     pub layouts: Vec<Layout>,
+    /// Bytes that projects may occupy in the image store; those that are not named may fill the disk.
+    pub quotas: BTreeMap<String, u64>,
 }
 
 /// The operators' interface.

@@ -21,6 +21,7 @@ mod layout;
 mod loaded;
 mod output;
 mod pipeline;
+mod quota;
 mod sequential;
 mod side_files;
 mod space;
@@ -33,6 +34,7 @@ pub use error::{DraftError, ExportError, ImportError, SideFileError, StoreError,
 pub use export::{ExportOptions, ExportReport, Packing};
 pub use import::DiskOptions;
 pub use output::WriteError;
+pub use quota::{ProjectUse, QuotaError, Quotas};
 pub use upload::{Upload, UploadOrder};
 pub use whole_disk::{DiskImage, WholeDiskError};
 
@@ -44,6 +46,7 @@ use metalcast_shared::{
     manifest::{Chunk, Manifest, SignedManifest},
     upload::Survey,
 };
+use quota::Ledger;
 use serde::Serialize;
 use std::{
     collections::VecDeque,
@@ -67,6 +70,7 @@ pub struct Images {
     loaded: Mutex<VecDeque<(Revision, Arc<Loaded>)>>,
     /// Held while a revision gets its number.
     numbering: Mutex<()>,
+    ledger: Arc<Ledger>,
 }
 
 /// How far something is. Bytes count the files that are read, as they are.
@@ -132,7 +136,20 @@ impl Images {
     pub fn open(dir: &Path, sign: Sign) -> Result<Self, StoreError> {
         let layout = Layout::open(dir)?;
         layout.remove_leftovers()?;
-        Ok(Self { layout, sign, loaded: Mutex::default(), numbering: Mutex::default() })
+        let (loaded, numbering) = (Mutex::default(), Mutex::default());
+        let ledger = Ledger::new(layout.clone(), Quotas::default());
+        Ok(Self { layout, sign, loaded, numbering, ledger })
+    }
+
+    /// Limits what projects may occupy. An import or capture that would exceed it is refused or stopped.
+    #[must_use]
+    pub fn with_quotas(self, quotas: Quotas) -> Self {
+        Self { ledger: Ledger::new(self.layout.clone(), quotas), ..self }
+    }
+
+    /// What each project occupies, of those that have images or a quota.
+    pub fn projects(&self) -> Result<Vec<ProjectUse>, StoreError> {
+        self.ledger.projects()
     }
 
     /// Imports the Clonezilla directory `source` as the next revision of `name`. All its checksums

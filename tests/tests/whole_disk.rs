@@ -1,5 +1,5 @@
-//! A whole disk: a blank machine netboots, gets the disk of a real Clonezilla image with table, boot code and swap, starts
-//! it by the image's own GRUB and has it report in.
+//! A whole disk: a blank machine netboots, gets the disk of a virtual machine's image (qcow2, as clouds have them) with
+//! table, boot code and swap, starts it by the image's own GRUB and has it report in.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -24,7 +24,11 @@ fn a_blank_machine_becomes_that_of_the_image() {
     let debian = image::debian().unwrap();
     let mut lab = Lab::new("whole-disk", 47).unwrap();
     let mut rig = Rig::start(&lab, &artefacts).unwrap();
-    rig.cli(&["image", "import", debian.zstd.to_str().unwrap(), "lab/debian"]).unwrap();
+    let cloud = lab.dir().join("cloud.qcow2");
+    let mut convert = Command::new("qemu-img");
+    convert.args(["convert", "-f", "raw", "-O", "qcow2"]);
+    run(convert.arg(&debian.disk).arg(&cloud)).unwrap();
+    rig.cli(&["image", "import", cloud.to_str().unwrap(), "lab/debian"]).unwrap();
 
     let file = lab.dir().join("node1.disk");
     let spec = Spec::node(1).disk(Disk::blank(&file, DISK_BYTES, "MCDISK1").unwrap());

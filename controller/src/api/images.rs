@@ -201,7 +201,7 @@ async fn operate(
     Ok((StatusCode::ACCEPTED, Json(view)))
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     shared: &Shared,
     work: impl FnOnce(&Images) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, Problem> {

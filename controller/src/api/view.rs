@@ -2,7 +2,9 @@
 //! [`crate::service::view`].
 
 use crate::{
-    images::{CheckReport, DiskOptions, ExportOptions, ExportReport, ImageState, ImageSummary},
+    images::{
+        CheckReport, DiskOptions, ExportOptions, ExportReport, ImageState, ImageSummary, ProjectUse,
+    },
     pki::Pki,
     service::view::StatusView,
 };
@@ -21,6 +23,8 @@ pub struct ControllerView {
     pub fleet: StatusView,
     /// Its certificates.
     pub certificates: Vec<CertificateView>,
+    /// What projects occupy in the image store.
+    pub projects: Vec<ProjectUse>,
 }
 
 /// A certificate of the controller.

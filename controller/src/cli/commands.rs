@@ -11,10 +11,11 @@ pub(super) mod ports;
 use super::{
     client::{CallError, Client},
     exit::Exit,
-    output::{Printer, Tone, date, day, table},
+    output::{Printer, Tone, bytes, date, day, table},
 };
 use crate::{
     api::view::{CertificateView, ControllerView},
+    images::ProjectUse,
     service::view::DeedView,
 };
 use serde::Serialize;
@@ -54,7 +55,7 @@ pub(super) async fn audit(client: &Client, printer: &Printer) -> anyhow::Result<
 
 pub(super) async fn status(client: &Client, printer: &Printer) -> anyhow::Result<Exit> {
     let status: ControllerView = client.get("/status").await?;
-    printer.result(&status, |ControllerView { fleet, certificates }| {
+    printer.result(&status, |ControllerView { fleet, certificates, projects }| {
         let mut rows = vec![
             ("version".to_owned(), fleet.version.clone()),
             ("started".to_owned(), format!("{} UTC", date(fleet.started_unix_ms))),
@@ -68,11 +69,24 @@ pub(super) async fn status(client: &Client, printer: &Printer) -> anyhow::Result
             rows.push(("records".to_owned(), printer.paint(&text, Tone::Bad)));
         }
         rows.extend(certificates.iter().map(|view| certificate(view, printer)));
+        rows.extend(projects.iter().map(project));
         let rows: Vec<Vec<String>> =
             rows.into_iter().map(|(name, value)| vec![name, value]).collect();
         table(&["CONTROLLER", ""], &rows)
     });
     Ok(Exit::Ok)
+}
+
+fn project(ProjectUse { name, used_bytes, quota_bytes }: &ProjectUse) -> (String, String) {
+    let used = bytes(*used_bytes);
+    let value = match quota_bytes {
+        None => used,
+        Some(quota) => {
+            let percent = u128::from(*used_bytes) * 100 / u128::from((*quota).max(1));
+            format!("{used} of {} ({percent} %)", bytes(*quota))
+        }
+    };
+    (format!("images of {name}"), value)
 }
 
 fn certificate(view: &CertificateView, printer: &Printer) -> (String, String) {

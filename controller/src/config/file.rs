@@ -3,6 +3,7 @@
 use super::{
     Api, Approve, BootFiles, Config, DEFAULT_SOCKET, Dhcp, DhcpProxy, DhcpServer, Network,
     NodePolicy, Reenrol, RouterSolicitations, Subnet,
+    projects::{self, ProjectKeys},
 };
 use metalcast_formats::layout::compute;
 use metalcast_netboot::dhcp::server::{MAX_DNS, MAX_RANGE, MAX_RELAYED};
@@ -36,6 +37,8 @@ pub(super) struct File {
     nodes: NodeKeys,
     #[serde(default = "layouts")]
     layouts: Vec<Layout>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    projects: Vec<ProjectKeys>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -191,7 +194,7 @@ pub(super) struct Wrong {
     pub(super) what: String,
 }
 
-fn wrong<T>(key: &str, what: impl Into<String>) -> Result<T, Wrong> {
+pub(super) fn wrong<T>(key: &str, what: impl Into<String>) -> Result<T, Wrong> {
     Err(Wrong { key: key.to_owned(), what: what.into() })
 }
 
@@ -226,6 +229,7 @@ impl File {
             boot: BootFiles { ram_image, ipxe_dir, kernel_args },
             nodes,
             layouts: self.layouts,
+            quotas: projects::check(self.projects)?,
         })
     }
 }
@@ -507,6 +511,7 @@ impl From<&Config> for File {
             boot: BootKeys { ram_image, ipxe_dir, kernel_args, answer_router_solicitations },
             nodes: NodeKeys { name_prefix, approve, default_layout, reenrol },
             layouts: config.layouts.clone(),
+            projects: projects::keys(&config.quotas),
         }
     }
 }

@@ -49,7 +49,9 @@ fn what_is_shown_can_be_read_again() {
     let silent = format!("{LAB}[boot]\nanswer_router_solicitations = false\n");
     let relayed = format!("{LAB}{RELAYED}");
     let off = LAB.replace("[dhcp]", "[dhcp]\nmode = \"off\"");
-    for text in [LAB.to_owned(), off, PROXY.to_owned(), silent, relayed] {
+    let quotas = format!("{LAB}[[projects]]\nname = \"lab\"\nquota_mib = 1000\n");
+    assert_eq!(parse(&quotas).unwrap().quotas["lab"], 1000 << 20);
+    for text in [LAB.to_owned(), off, PROXY.to_owned(), silent, relayed, quotas] {
         let config = parse(&text).unwrap();
         assert_eq!(parse(&config.to_string()).unwrap(), config);
     }
@@ -152,4 +154,21 @@ fn mistakes_are_named_with_file_and_key() {
 fn a_file_that_is_not_there_says_what_to_do() {
     let error = Config::load(Path::new("/nonexistent/metalcast.toml")).unwrap_err();
     assert!(error.to_string().contains("--config"), "{error}");
+}
+
+#[test]
+fn quotas_are_of_projects_that_can_be() {
+    let project =
+        |name: &str, quota: &str| format!("[[projects]]\nname = \"{name}\"\nquota_mib = {quota}\n");
+    for (text, key) in [
+        (project("Lab", "1"), "projects[0].name"),
+        (project("lab/x", "1"), "projects[0].name"),
+        (project("lab", "1") + &project("lab", "2"), "projects[1].name"),
+        (project("lab", "9223372036854775807"), "projects[0].quota_mib"),
+        (project("lab", "0"), "quota_mib"),
+    ] {
+        let error = parse(&format!("{LAB}{text}")).unwrap_err();
+        let error = format!("{:#}", anyhow::Error::from(error));
+        assert!(error.contains(key), "{text}: {error}");
+    }
 }

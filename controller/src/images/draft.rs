@@ -13,6 +13,7 @@ use super::{
     DraftError, Images, StoreError,
     layout::{MANIFEST, Temporary, sync_dir},
     output::{FileSum, Output},
+    quota::Share,
     side_files::write_sums,
 };
 use metalcast_formats::{chunk::Sealed, stream::Algorithm};
@@ -44,6 +45,7 @@ pub(super) struct Draft {
     pages: PageFile,
     partitions: Vec<Partition>,
     sums: Vec<FileSum>,
+    share: Share,
 }
 
 /// The file of a partition, written from front to back.
@@ -66,10 +68,11 @@ pub(super) struct Shape {
 }
 
 impl Draft {
-    pub(super) fn begin(images: &Images) -> Result<Self, DraftError> {
+    pub(super) fn begin(images: &Images, name: &ImageName) -> Result<Self, DraftError> {
         let dir = images.layout.temporary()?;
         let pages = PageFile::create(dir.path())?;
-        Ok(Self { dir, pages, partitions: Vec::new(), sums: Vec::new() })
+        let share = Share::new(&images.ledger, name.project());
+        Ok(Self { dir, pages, partitions: Vec::new(), sums: Vec::new(), share })
     }
 
     /// Where its files are made.
@@ -83,8 +86,10 @@ impl Draft {
     }
 
     /// Takes files that lie in the directory already.
-    pub(super) fn list(&mut self, sums: Vec<FileSum>) {
+    pub(super) fn list(&mut self, sums: Vec<FileSum>) -> Result<(), DraftError> {
+        let bytes = sums.iter().map(|sum| sum.bytes).sum();
         self.sums.extend(sums);
+        self.share.add(bytes)
     }
 
     /// Begins the file of the next partition.
@@ -113,7 +118,8 @@ impl Draft {
         chunk.offset = file.output.bytes();
         file.output.write(&frame)?;
         file.chunks += 1;
-        self.pages.push(chunk)
+        self.pages.push(chunk)?;
+        self.share.add(frame.len() as u64)
     }
 
     /// Makes the file of a partition durable; all its chunks were pushed.
@@ -139,15 +145,15 @@ impl Draft {
             pages: self.pages.end_partition()?,
         });
         self.sums.push(sum);
-        Ok(())
+        self.share.add(shape.head_bytes.into())
     }
 
     /// Writes a small file.
     pub(super) fn file(&mut self, name: &str, content: &[u8]) -> Result<(), DraftError> {
         let mut output = Output::create(self.path(), name, &SUMS)?;
         output.write(content)?;
-        self.sums.push(output.finish()?);
-        Ok(())
+        let sum = output.finish()?;
+        self.list(vec![sum])
     }
 
     /// Writes the checksums, gives the revision its number, signs the manifest and moves the directory into place. One at a
@@ -158,7 +164,8 @@ impl Draft {
         name: &ImageName,
         provenance: String,
     ) -> Result<Revision, DraftError> {
-        let Self { dir, pages, partitions, sums } = self;
+        let Self { dir, pages, partitions, sums, mut share } = self;
+        share.check()?;
         pages.finish()?;
         write_sums(dir.path(), &sums, &SUMS)?;
         sync_dir(dir.path())?;

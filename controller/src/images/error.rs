@@ -1,9 +1,12 @@
 //! What can go wrong in the store and in an import; each message says what to do where that is known.
 
-use super::output::WriteError;
+mod export;
+
+pub use export::ExportError;
+
+use super::{output::WriteError, quota::QuotaError};
 use metalcast_formats::{
     capture::CaptureError,
-    chunk::ChunkError,
     clonezilla::DirectoryError,
     disk_file::{DiskFileError, DiskFormat},
     stream::{Place, StreamError},
@@ -82,6 +85,9 @@ pub enum DraftError {
     /// More than a manifest can describe.
     #[error("the image is too large: {0}")]
     TooLarge(String),
+    /// The project's quota is used up.
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     /// The store itself.
     #[error("the store cannot take the image")]
     Store(#[from] StoreError),
@@ -93,6 +99,7 @@ impl From<DraftError> for ImportError {
             DraftError::Write(error) => Self::Write(error),
             DraftError::TooLarge(what) => Self::TooLarge(what),
             DraftError::Store(error) => Self::Store(error),
+            DraftError::Quota(error) => Self::Quota(error),
         }
     }
 }
@@ -315,6 +322,9 @@ pub enum ImportError {
     /// A file of the new revision cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// The project's quota is used up.
+    #[error(transparent)]
+    Quota(#[from] QuotaError),
     /// The store's disk filled up on the way.
     #[error(
         "{path} cannot be written at byte {offset}: the whole import needs about {needed_bytes} bytes; \
@@ -369,58 +379,6 @@ pub enum SideFileError {
         file: String,
         /// Why, with the offset.
         source: io::Error,
-    },
-}
-
-/// Why an export failed. Nothing of it is left.
-#[derive(Debug, thiserror::Error)]
-pub enum ExportError {
-    /// Something has the name of the new directory.
-    #[error("{0} exists already; name a directory that does not")]
-    Exists(PathBuf),
-    /// There is no room for a new directory.
-    #[error("{0} is no path of a new directory")]
-    NoName(PathBuf),
-    /// The revision's directory is not what it was.
-    #[error("the image store is damaged; `metalcast image check` says where")]
-    Directory(#[from] DirectoryError),
-    /// The pieces would be too many to be numbered by letters.
-    #[error("{partition} would be cut into more than {limit} pieces; choose a larger --split")]
-    TooManyPieces {
-        /// The partition.
-        partition: String,
-        /// As many can be numbered.
-        limit: u64,
-    },
-    /// The disk is too full.
-    #[error(
-        "the export needs about {needed_mib} MiB in {path}, but only {free_mib} MiB are free; \
-         enlarge the disk or choose another"
-    )]
-    Space {
-        /// Where it was to be made.
-        path: PathBuf,
-        /// An estimate from the image's size.
-        needed_mib: u64,
-        /// What ordinary users may still write.
-        free_mib: u64,
-    },
-    /// A file beside the partitions' data cannot be copied.
-    #[error(transparent)]
-    SideFile(#[from] SideFileError),
-    /// A file of the export cannot be written.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    /// The store's side of it.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A chunk of the store is not what it was.
-    #[error("{partition} cannot be read; `metalcast image check` says what is damaged")]
-    Chunk {
-        /// The partition.
-        partition: String,
-        /// Which chunk and why.
-        source: ChunkError,
     },
 }
 

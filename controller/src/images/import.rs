@@ -21,14 +21,27 @@ pub(super) use directory::import;
 pub(super) use disk::{import_file, import_stream};
 
 use super::{
-    ImportError,
+    Images, ImportError,
     draft::RESERVE_BYTES,
     space::{self, MIB},
 };
+use metalcast_shared::id::ImageName;
 use std::path::Path;
 
-/// Refuses an import that will occupy `bytes` bytes where there is no room for them. Returns what is
-/// needed with what is left free.
+/// Refuses an import that will occupy at most `bytes` bytes where there is no room for them, or in a project
+/// that may not even have `least_bytes` more. Returns what is needed with what is left free.
+fn check_room(
+    images: &Images,
+    name: &ImageName,
+    bytes: u64,
+    least_bytes: u64,
+) -> Result<u64, ImportError> {
+    images.ledger.check(name.project(), least_bytes)?;
+    check_space(images.layout.root(), bytes)
+}
+
+/// Refuses what will occupy `bytes` bytes where there is no room for them. Returns what is needed with what
+/// is left free.
 fn check_space(root: &Path, bytes: u64) -> Result<u64, ImportError> {
     let needed = bytes.saturating_add(RESERVE_BYTES);
     let free = space::free_bytes(root)?;

@@ -3,6 +3,7 @@
 use super::StoreError;
 use metalcast_shared::id::{ImageName, Revision};
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
     fs::{self, DirBuilder, File},
     io::{self, Write},
@@ -38,6 +39,7 @@ const REMOVED: &str = ".removed";
 const DIR_MODE: u32 = 0o700;
 
 /// The store's directory.
+#[derive(Clone)]
 pub(super) struct Layout {
     root: PathBuf,
 }
@@ -207,6 +209,31 @@ impl Layout {
         Ok(numbers)
     }
 
+    /// Names of directories that may be projects.
+    pub(super) fn projects(&self) -> Result<BTreeSet<String>, StoreError> {
+        let mut names: BTreeSet<String> = entries(&self.root)?.into_iter().collect();
+        names.retain(|name| {
+            format!("{name}/x").parse::<ImageName>().is_ok() && is_dir(&self.root.join(name))
+        });
+        Ok(names)
+    }
+
+    /// Bytes of all files of a project's revisions.
+    pub(super) fn project_bytes(&self, project: &str) -> Result<u64, StoreError> {
+        let path = self.root.join(project);
+        let mut bytes = 0_u64;
+        for name in subdirectories(&path)? {
+            for number in subdirectories(&name)? {
+                for file in entries(&number)? {
+                    // One that is being removed is gone.
+                    let metadata = fs::symlink_metadata(number.join(file));
+                    bytes = bytes.saturating_add(metadata.map_or(0, |metadata| metadata.len()));
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
     /// All revisions that have a manifest, in order.
     pub(super) fn revisions(&self) -> Result<Vec<Revision>, StoreError> {
         let mut revisions = Vec::new();
@@ -313,6 +340,16 @@ fn is_temporary_name(name: &str) -> bool {
     starts.iter().filter_map(|start| name.strip_prefix(start)).any(|random| {
         random.len() == 32 && random.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     })
+}
+
+/// Directories in a directory; none if there is no such one, or not any more.
+fn subdirectories(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    if !is_dir(path) {
+        return Ok(Vec::new());
+    }
+    let mut paths: Vec<PathBuf> = entries(path)?.iter().map(|name| path.join(name)).collect();
+    paths.retain(|path| is_dir(path));
+    Ok(paths)
 }
 
 /// Names in a directory; those that are not UTF-8 are not ours.

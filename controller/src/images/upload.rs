@@ -71,7 +71,8 @@ impl Upload {
         check(&survey, &order)?;
         let store = images.layout.root().to_owned();
         check_space(&store, &survey)?;
-        let draft = Draft::begin(images)?;
+        images.ledger.check(order.image.project(), 0)?;
+        let draft = Draft::begin(images, &order.image)?;
         let (files, files_bytes) = (Vec::new(), 0);
         Ok(Self { draft, order, survey, open: None, files, files_bytes, store })
     }

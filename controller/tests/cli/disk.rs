@@ -43,6 +43,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 #[test]
 fn disks_are_imported_from_files_and_from_standard_input() {
     let site = Site::new();
+    site.configure("projects = [{ name = \"lab\", quota_mib = 100 }]");
     let [raw, qcow2] = disk(&site);
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     let controller = Controller::start(&site);
@@ -79,6 +80,7 @@ fn disks_are_imported_from_files_and_from_standard_input() {
     from_stdin(&["--name", "../x"]).exits(1).says("cannot be the name of a disk");
     site.cli(&["audit"]).exits(0).prints("import standard input as lab/disk");
     assert_eq!(begun(&site), 0);
+    site.cli(&["status"]).exits(0).prints("images of lab").prints(" MB of 104.9 MB (");
     controller.stop();
 }
 

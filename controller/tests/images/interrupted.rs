@@ -143,12 +143,12 @@ fn a_killed_import_of_a_disk_leaves_nothing_that_the_next_start_does_not_remove(
     sh(disk.dir(), "qemu-img convert -c -f raw -O qcow2 disk image");
     let seed = u64::from(std::process::id());
     println!("seed {seed}");
-    // Of the stream there are 160 pieces, then more than 60 chunks; of unpacking is told at least once.
+    // Of the stream there are 160 pieces, then 30 chunks and more; of unpacking is told at least once.
     for (file, stop_at) in [
         ("image", 1),
-        ("image", 2 + seed % 50),
+        ("image", 2 + seed % 25),
         ("disk", 1 + seed % 160),
-        ("disk", 162 + seed % 50),
+        ("disk", 162 + seed % 25),
     ] {
         let mut command = this_test_at(test, &disk.dir().join(file), store.dir.path());
         command.env(STOP_AT, stop_at.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());

@@ -8,6 +8,7 @@ mod forms;
 mod interrupted;
 mod ocs;
 mod out;
+mod quota;
 mod source;
 
 use metalcast_controller::images::{ImageState, Images, ImportError, Sign, StoreError};

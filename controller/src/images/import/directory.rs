@@ -22,7 +22,7 @@ pub(in crate::images) fn import(
 ) -> Result<Revision, ImportError> {
     let directory = Directory::open(source)?;
     side_files::check(&directory)?;
-    let needed_bytes = check_space(images.layout.root(), &directory)?;
+    let needed_bytes = check_room(images, name, &directory)?;
     build(images, &directory, name, progress).map_err(|error| error.with_need(needed_bytes))
 }
 
@@ -32,9 +32,9 @@ fn build(
     name: &ImageName,
     progress: &dyn Fn(Progress),
 ) -> Result<Revision, ImportError> {
-    let mut draft = Draft::begin(images)?;
+    let mut draft = Draft::begin(images, name)?;
     let sums = side_files::copy::<ImportError>(&directory.side_files, draft.path(), &SUMS)?;
-    draft.list(sums);
+    draft.list(sums)?;
     let total_bytes = directory.partitions.iter().map(bytes_to_read).sum();
     let mut before = 0;
     for image in &directory.partitions {
@@ -77,10 +77,23 @@ fn estimate(image: &PartitionImage) -> u64 {
 }
 
 /// An estimate, in bytes, that spares most hopeless imports; a disk that fills up later is an error then.
-fn check_space(root: &Path, directory: &Directory) -> Result<u64, ImportError> {
+fn check_room(
+    images: &Images,
+    name: &ImageName,
+    directory: &Directory,
+) -> Result<u64, ImportError> {
     let data: u64 = directory.partitions.iter().map(estimate).sum();
     let side: u64 = directory.side_files.iter().map(|file| file.bytes).sum();
-    super::check_space(root, data.saturating_add(side))
+    let least = directory.partitions.iter().map(least).sum();
+    super::check_room(images, name, data.saturating_add(side), least)
+}
+
+/// Bytes that a partition will hardly be less than in the store.
+fn least(image: &PartitionImage) -> u64 {
+    match image.compression {
+        Some(Compression::None) | None => image.bytes() / 8,
+        Some(_) => image.bytes() / 2,
+    }
 }
 
 fn provenance(directory: &Directory) -> String {

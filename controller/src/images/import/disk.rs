@@ -31,6 +31,10 @@ const FILE_MODEL: &str = "(file)";
 /// Room for the files beside the partitions' data: the gap before the first partition is at most 16 MiB.
 const SIDE_FILES_BYTES: u64 = 20 << 20;
 
+/// Hardly any system is compressed to less than this part of it: what is sure to exceed a quota is refused
+/// before it is read.
+const BEST_RATIO: u64 = 8;
+
 /// How a disk is imported.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -118,10 +122,14 @@ impl Import<'_> {
         let planned = self.plan(&source)?;
         let provenance = format!("{format} {} ({name}, {size}){}", self.what, notes(&planned));
         let total_bytes = planned.iter().map(Planned::bytes).sum();
-        let root = self.images.layout.root();
-        let needed_bytes = super::check_space(root, total_bytes + SIDE_FILES_BYTES)?;
+        let needed_bytes = super::check_room(
+            self.images,
+            self.name,
+            total_bytes + SIDE_FILES_BYTES,
+            total_bytes / BEST_RATIO,
+        )?;
         let save = || -> Result<Revision, ImportError> {
-            let mut draft = Draft::begin(self.images)?;
+            let mut draft = Draft::begin(self.images, self.name)?;
             let mut before = 0;
             for partition in &planned {
                 let report = |done: u64| {
