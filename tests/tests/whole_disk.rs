@@ -15,8 +15,8 @@ use metalcast_tests::rig::{Artefacts, Rig};
 const REGISTRATION: Duration = Duration::from_secs(300);
 const LOGIN: Duration = Duration::from_secs(300);
 
-/// Larger than the disk of the image.
-const DISK_BYTES: u64 = 4_000_000_000;
+/// Larger than the disk of the image, with room for slots too; the file is sparse.
+const DISK_BYTES: u64 = 500_000_000_000;
 
 #[test]
 fn a_blank_machine_becomes_that_of_the_image() {
