@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <dir>/<project>/<name>/<number>/  disk, parts, sda1.ext4-ptcl-img.zst, B2SUMS ...   Clonezilla's
+//!                                   system.tar.zst, B2SUMS                            or an archive
 //!                                   metalcast.pages, metalcast.manifest               ours
 //! <dir>/.import-<random>/           an import or upload under way; removed if it does not end well
 //! <dir>/.export-<random>/           where an export is being made; both are removed likewise
@@ -41,6 +42,7 @@ pub use whole_disk::{DiskImage, WholeDiskError};
 use crate::causes::with_causes;
 use layout::Layout;
 use loaded::Loaded;
+use metalcast_formats::tar;
 use metalcast_shared::{
     id::{ImageName, Revision},
     manifest::{Chunk, Manifest, SignedManifest},
@@ -175,8 +177,8 @@ impl Images {
     }
 
     /// Imports a disk or partition: a block device, a file with its bytes, or the image of a virtual
-    /// machine, which `qemu-img` unpacks into a temporary file of the store. Otherwise like
-    /// [`Self::import`].
+    /// machine, which `qemu-img` unpacks into a temporary file of the store; or a tar archive, compressed
+    /// or not. Otherwise like [`Self::import`].
     pub fn import_file(
         &self,
         path: &Path,
@@ -187,10 +189,11 @@ impl Images {
         import::import_file(self, path, options, name, progress)
     }
 
-    /// The same from a stream, which is kept in a temporary file of the store until it has ended.
+    /// The same from a stream. That of a disk is kept in a temporary file of the store until it has ended;
+    /// that of a tar archive is not.
     pub fn import_stream(
         &self,
-        stream: &mut dyn Read,
+        stream: &mut (dyn Read + Send),
         options: &DiskOptions,
         name: &ImageName,
         progress: &dyn Fn(Progress),
@@ -224,6 +227,15 @@ impl Images {
     /// How much of `b` is in `a`, partition by partition.
     pub fn diff(&self, a: &Revision, b: &Revision) -> Result<Diff, StoreError> {
         diff::diff(self, a, b)
+    }
+
+    /// What is known of a tar archive as a whole: kernels, members that do not count and so on.
+    pub fn archive_index(
+        &self,
+        revision: &Revision,
+        partition: &str,
+    ) -> Result<tar::Index, StoreError> {
+        self.load(revision)?.archive_index(partition)
     }
 
     /// All revisions, by name and number; damaged ones are listed as damaged.

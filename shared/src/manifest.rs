@@ -29,6 +29,10 @@ pub const MAX_PAGE_BYTES: usize = 4 << 20;
 /// Most bytes that an encoded root may have.
 pub const MAX_ROOT_BYTES: usize = 8 << 20;
 
+/// What stands for the filesystem of a tar archive. Its chunks are not ranges of a partition but frames of
+/// members: each has one run of the archive's blocks, from the start of its range.
+pub const ARCHIVE: &str = "tar";
+
 /// The root: everything about a revision but its chunks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -203,6 +207,11 @@ impl Partition {
         self.used_blocks.saturating_mul(u64::from(self.block_bytes))
     }
 
+    /// Whether it is a tar archive, to be put into a fresh filesystem.
+    pub fn is_archive(&self) -> bool {
+        self.filesystem == ARCHIVE
+    }
+
     /// First byte of a chunk's range on the partition.
     pub fn range_start(&self, chunk: &Chunk) -> u64 {
         u64::from(chunk.index) * u64::from(self.chunk_blocks) * u64::from(self.block_bytes)
@@ -235,7 +244,8 @@ impl Partition {
             return Err(self.bad("chunk length does not follow from the block size"));
         }
         let bytes = self.total_blocks.checked_mul(u64::from(self.block_bytes));
-        if bytes.is_none_or(|bytes| bytes > self.device_bytes) {
+        let is_too_small = |bytes| bytes > self.device_bytes && !self.is_archive();
+        if bytes.is_none_or(is_too_small) {
             return Err(self.bad("more blocks than the device has room for"));
         }
         if self.used_blocks > self.total_blocks {

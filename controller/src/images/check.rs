@@ -64,7 +64,7 @@ pub(super) fn check(
         Err(error @ StoreError::Damaged { .. }) => return Ok(report.with(with_causes(&error))),
         Err(error) => return Err(error),
     };
-    let directory = match Directory::open(&dir) {
+    let directory = match loaded.directory(&dir) {
         Ok(directory) => directory,
         Err(error) => return Ok(report.with(with_causes(&error))),
     };
@@ -207,7 +207,7 @@ impl Check<'_> {
 
 /// The map of what is used, if the partition has one; it and the header must be the manifest's.
 fn head(partition: &Partition, file: &mut Sequential<'_>) -> Result<Option<Bitmap>, String> {
-    if partition.filesystem == RAW {
+    if partition.filesystem == RAW || partition.is_archive() {
         return Ok(None);
     }
     let frame = BufReader::with_capacity(BUFFER_BYTES, file.take(partition.head_bytes.into()));

@@ -20,7 +20,7 @@ use metalcast_formats::{chunk::Sealed, stream::Algorithm};
 use metalcast_shared::{
     codec,
     id::{ImageName, Revision},
-    manifest::{Manifest, Partition, SignedManifest},
+    manifest::{ARCHIVE, Manifest, Partition, SignedManifest},
     version,
 };
 use pages::PageFile;
@@ -98,7 +98,10 @@ impl Draft {
         name: &str,
         filesystem: &str,
     ) -> Result<PartitionFile, DraftError> {
-        let file = format!("{name}.{filesystem}-ptcl-img.zst");
+        let file = match filesystem {
+            ARCHIVE => format!("{name}.{ARCHIVE}.zst"),
+            _ => format!("{name}.{filesystem}-ptcl-img.zst"),
+        };
         Ok(PartitionFile {
             name: name.to_owned(),
             filesystem: filesystem.to_owned(),

@@ -10,6 +10,7 @@ use metalcast_formats::{
     clonezilla::DirectoryError,
     disk_file::{DiskFileError, DiskFormat},
     stream::{Place, StreamError},
+    tar::TarError,
 };
 use metalcast_shared::id::Revision;
 use metalcast_sys::child::ChildError;
@@ -222,6 +223,19 @@ pub enum ImportError {
         /// What it is instead, and what can be done.
         source: DiskFileError,
     },
+    /// A tar archive that is damaged, or cannot be unpacked faithfully.
+    #[error("the archive {what} cannot be imported; {read_bytes} bytes of the file were read")]
+    Archive {
+        /// The file.
+        what: String,
+        /// How far it was read.
+        read_bytes: u64,
+        /// What is wrong, with the offset in the archive as it is unpacked.
+        source: TarError,
+    },
+    /// Options of disks for a tar archive.
+    #[error("{0} is a tar archive; a device name, --exact and --force are for disks")]
+    ArchiveOptions(String),
     /// Filesystems whose own records are not to be trusted.
     #[error(
         "{0}. Shut down properly what it belongs to, or check and repair it; --force takes every block \

@@ -102,7 +102,7 @@ pub(super) fn export(
         return Err(ExportError::NoName(to.to_owned()));
     };
     let loaded = images.load(revision)?;
-    let directory = Directory::open(&images.layout.revision(revision))?;
+    let directory = loaded.directory(&images.layout.revision(revision))?;
     check_space(parent, &directory, &loaded, options.packing)?;
     let build = images.layout.export(to.to_owned(), parent)?;
     let dir = build.path();
@@ -220,7 +220,7 @@ struct Export<'e> {
 impl Export<'_> {
     /// Writes what is before the chunks, then those. The files, when the store's has proved whole.
     fn run(mut self, mut file: Sequential<'_>) -> Result<Vec<FileSum>, ExportError> {
-        if self.partition.filesystem != RAW {
+        if self.partition.filesystem != RAW && !self.partition.is_archive() {
             self.head(&mut file)?;
         }
         self.chunks(&mut file)?;

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! Directory ──> transcode (each partition), side files ─┐
+//! tar archive, file or stream ───> archive ─────────────┤
 //! disk file, device ─────────────> capture ─────────────┴─> Draft: .import-<random>/ ──rename──> revision
 //!    ^── unpack (qemu-img) ──┐        ^                         signed manifest, when all is flushed
 //! stream ──> spool ──────────┴────────┘  temporary raw files, in .import-<random>/ too
 //! ```
 
+mod archive;
 mod directory;
 mod disk;
 mod medium;
@@ -27,6 +29,10 @@ use super::{
 };
 use metalcast_shared::id::ImageName;
 use std::path::Path;
+
+/// Hardly any system is compressed to less than this part of it: what is sure to exceed a quota is refused
+/// before it is read.
+const BEST_RATIO: u64 = 8;
 
 /// Refuses an import that will occupy at most `bytes` bytes where there is no room for them, or in a project
 /// that may not even have `least_bytes` more. Returns what is needed with what is left free.

@@ -5,6 +5,10 @@ use super::{
     layout::{MANIFEST, PAGES},
 };
 use crate::causes::with_causes;
+use metalcast_formats::{
+    clonezilla::{Directory, DirectoryError},
+    tar,
+};
 use metalcast_shared::{
     codec,
     hash::Hash,
@@ -78,6 +82,16 @@ impl Loaded {
             .map(|partition| Part::open(dir.join(&partition.file), partition.file_bytes, revision))
             .collect::<Result<_, _>>()?;
         Ok(Self { revision: revision.clone(), manifest, signed, pages, data })
+    }
+
+    /// Its directory as that of an image, for its checksums and the files beside the data.
+    pub(super) fn directory(&self, dir: &Path) -> Result<Directory, DirectoryError> {
+        match &self.manifest.partitions[..] {
+            [archive] if archive.is_archive() => {
+                Directory::of_archive(dir, &archive.name, &archive.file)
+            }
+            _ => Directory::open(dir),
+        }
     }
 
     pub(super) fn summary(&self) -> ImageState {
@@ -157,6 +171,19 @@ impl Loaded {
             let offset = partition.pages[number].offset;
             self.damaged(self.pages.path.clone(), offset, with_causes(&error))
         })
+    }
+
+    /// What the last frame of an archive says of all of it.
+    pub(super) fn archive_index(&self, partition: &str) -> Result<tar::Index, StoreError> {
+        let (at, facts) = self.partition(partition)?;
+        let damaged = |reason: String| self.damaged(self.data[at].path.clone(), 0, reason);
+        let last = facts.pages.len().checked_sub(1).filter(|_| facts.is_archive());
+        let last = last.ok_or_else(|| damaged(format!("{partition} is no tar archive")))?;
+        let page = self.decoded_page(facts, last)?;
+        let chunk = page.chunks.last().ok_or_else(|| damaged("it has no frames".into()))?;
+        let frame = self.frame(partition, chunk)?;
+        let context = tar::context_of(&frame).map_err(|error| damaged(with_causes(&error)))?;
+        context.index.ok_or_else(|| damaged("its last frame does not say what is in it".into()))
     }
 
     /// The file with the frames of a partition.

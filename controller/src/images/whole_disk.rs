@@ -5,6 +5,7 @@ use metalcast_formats::clonezilla::{self, Contents, Directory, DirectoryError, S
 use metalcast_shared::{
     hash::Hash,
     id::Revision,
+    manifest::Partition,
     to_agent::Placed,
     whole_disk::{MAX_GAP_BYTES, SideFile, WholeDisk},
 };
@@ -37,6 +38,9 @@ pub enum WholeDiskError {
         /// What there is room for.
         room: u64,
     },
+    /// It has neither a table nor a filesystem.
+    #[error("it is a tar archive, which goes into a slot (--slot)")]
+    Archive,
     /// It has no such file.
     #[error("it has no file {0}")]
     NoFile(String),
@@ -52,6 +56,10 @@ impl Images {
     /// What a revision, which must exist, says of its whole disk. Every file that is read is held
     /// against its checksum.
     pub fn whole_disk(&self, revision: &Revision) -> Result<DiskImage, WholeDiskError> {
+        let loaded = self.load(revision);
+        if loaded.is_ok_and(|loaded| loaded.manifest.partitions.iter().any(Partition::is_archive)) {
+            return Err(WholeDiskError::Archive);
+        }
         let directory = Directory::open(&self.layout.revision(revision))?;
         let mut contents = Contents::new();
         for piece in directory.disk_files()? {

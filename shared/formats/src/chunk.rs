@@ -18,7 +18,7 @@ mod seal;
 pub use disk::{DiskChunks, UnreadableRange};
 pub use ranges::{CutError, Ranges};
 pub use raw::{RAW_BLOCK_BYTES, RawChunks};
-pub use seal::{sealer, write_head_frame};
+pub use seal::{archive_sealer, sealer, write_head_frame};
 
 use crate::partclone::{ReadError, Reader};
 use metalcast_shared::{
@@ -169,10 +169,7 @@ impl Sealer {
             index: plain.index,
             runs: plain.runs,
             offset: 0,
-            frame_bytes: u32::try_from(frame.len())
-                .ok()
-                .filter(|bytes| *bytes <= MAX_FRAME_BYTES)
-                .ok_or_else(|| io::Error::other("the frame is larger than any chunk may be"))?,
+            frame_bytes: frame_bytes(&frame)?,
             frame_hash: Hash::of(&frame),
             data_hash: Hash::of(&plain.data),
             zero: plain.data.iter().all(|byte| *byte == 0),
@@ -216,6 +213,11 @@ impl Opener {
 /// The used blocks of one chunk: an [`Opener`] that is needed once.
 pub fn open(frame: &[u8], chunk: &Chunk, partition: &Partition) -> Result<Vec<u8>, ChunkError> {
     Opener::default().open(frame, chunk, partition).map(<[u8]>::to_vec)
+}
+
+fn frame_bytes(frame: &[u8]) -> io::Result<u32> {
+    let bytes = u32::try_from(frame.len()).ok().filter(|bytes| *bytes <= MAX_FRAME_BYTES);
+    bytes.ok_or_else(|| io::Error::other("the frame is larger than any chunk may be"))
 }
 
 /// Length of the decoded chunk, unless that is more than any chunk has: the entry may come from

@@ -25,6 +25,7 @@ pub use whole_disk::{Contents, SavedDisk, WholeDiskError};
 
 use crate::stream::{self, Compression, Opened, Piece, Start, StreamError};
 use files::Files;
+use metalcast_shared::manifest::ARCHIVE;
 use name::{DataName, Kind};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -217,6 +218,39 @@ impl Directory {
         let saved = files.text("clonezilla-img").ok().flatten().and_then(|log| saved_at(&log));
         let path = files.root;
         Ok(Self { path, disks, tables, partitions, left_out, lacking, side_files, saved })
+    }
+}
+
+impl Directory {
+    /// The directory of a tar archive, which is no Clonezilla image but has its checksums beside it as
+    /// one has: as one partition that is called `name`, with its data in `file`.
+    pub fn of_archive(path: &Path, name: &str, file: &str) -> Result<Self, DirectoryError> {
+        let files = Files::list(path)?;
+        let sums = Sums::read(&files)?;
+        let mut missing = sums.missing(&files);
+        if !files.entries.contains_key(file) {
+            missing.push(file.to_owned());
+        }
+        if !missing.is_empty() {
+            return Err(DirectoryError::Missing { path: files.root, missing });
+        }
+        let archive = PartitionImage {
+            name: name.to_owned(),
+            filesystem: ARCHIVE.to_owned(),
+            form: Form::Raw,
+            compression: Some(Compression::Zstd),
+            pieces: vec![files.piece(file, &sums)],
+        };
+        Ok(Self {
+            path: files.root,
+            disks: Vec::new(),
+            tables: Vec::new(),
+            partitions: vec![archive],
+            left_out: Vec::new(),
+            lacking: Vec::new(),
+            side_files: Vec::new(),
+            saved: None,
+        })
     }
 }
 

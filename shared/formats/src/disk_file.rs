@@ -79,6 +79,12 @@ pub enum DiskFileError {
         /// What should be there.
         what: String,
     },
+    /// It is compressed, and what is in it is no tar archive.
+    #[error(
+        "it is compressed with {0} and no tar archive is in it; unpack it, or let its program write to \
+         `metalcast image import - project/name`"
+    )]
+    Compressed(String),
     /// It is no disk, and would not be one if it was taken byte by byte.
     #[error("it is {what}; {instead}")]
     Other {

@@ -18,5 +18,6 @@ pub mod probe;
 pub mod region;
 pub mod stream;
 pub mod swap;
+pub mod tar;
 pub mod used;
 pub mod whole_disk;

@@ -45,7 +45,11 @@ impl<'p> Pieces<'p> {
     ) -> Result<Self, ExportError> {
         let Partition { name, filesystem, .. } = partition;
         let suffix = options.packing.compression().suffix();
-        let stem = format!("{name}.{filesystem}-ptcl-img.{suffix}");
+        let stem = match (partition.is_archive(), options.packing) {
+            (true, Packing::None) => format!("{name}.{filesystem}"),
+            (true, Packing::Gzip | Packing::Zstd) => format!("{name}.{filesystem}.{suffix}"),
+            (false, _) => format!("{name}.{filesystem}-ptcl-img.{suffix}"),
+        };
         let split = options.split_bytes.map(|bytes| split(bytes, partition, options.packing));
         let split = split.transpose()?;
         Ok(Self { dir, stem, split, current: None, name: String::new(), finished: Vec::new() })

@@ -1,6 +1,8 @@
 //! A disk or partition, or a file that stands for one: saved as an agent saves a real one.
 
 use super::{
+    BEST_RATIO,
+    archive::{self, Archive, Form},
     medium::Medium,
     spool::{STREAM, spool},
     temporary::TemporaryDisk,
@@ -20,7 +22,10 @@ use metalcast_formats::{
 };
 use metalcast_shared::id::{ImageName, Revision};
 use serde::{Deserialize, Serialize};
-use std::{io::Read, path::Path};
+use std::{
+    io::{Cursor, Read},
+    path::Path,
+};
 
 /// What a disk is called unless it is said.
 const USUAL_NAME: &str = "sda";
@@ -30,10 +35,6 @@ const FILE_MODEL: &str = "(file)";
 
 /// Room for the files beside the partitions' data: the gap before the first partition is at most 16 MiB.
 const SIDE_FILES_BYTES: u64 = 20 << 20;
-
-/// Hardly any system is compressed to less than this part of it: what is sure to exceed a quota is refused
-/// before it is read.
-const BEST_RATIO: u64 = 8;
 
 /// How a disk is imported.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,19 +59,32 @@ pub(in crate::images) fn import_file(
     name: &ImageName,
     progress: &dyn Fn(Progress),
 ) -> Result<Revision, ImportError> {
-    let medium = Medium::open(path, options.force)?;
     let what = path.display().to_string();
+    if let Some((form, file, bytes)) = Form::of_file(path) {
+        archive::check_options(options, &what)?;
+        return Archive { images, name, what: &what, bytes, progress }.import(form, file);
+    }
+    let medium = Medium::open(path, options.force)?;
     Import { images, options, name, what: &what, progress }.recognised(medium, path)
 }
 
 /// See [`Images::import_stream`].
 pub(in crate::images) fn import_stream(
     images: &Images,
-    stream: &mut dyn Read,
+    stream: &mut (dyn Read + Send),
     options: &DiskOptions,
     name: &ImageName,
     progress: &dyn Fn(Progress),
 ) -> Result<Revision, ImportError> {
+    let start = archive::beginning(stream)?;
+    let form = archive::form_of_stream(&start);
+    let mut stream = Cursor::new(start).chain(stream);
+    if let Some(form) = form {
+        archive::check_options(options, STREAM)?;
+        let archive = Archive { images, name, what: STREAM, bytes: 0, progress };
+        return archive.import(form, stream);
+    }
+    let stream = &mut stream;
     let disk = spool(images, stream, progress)?;
     let import = Import { images, options, name, what: STREAM, progress };
     let medium = import.reopened(&disk)?;
