@@ -13,6 +13,7 @@ mod hash;
 mod look;
 mod mounted;
 mod root;
+mod tree;
 mod window;
 
 pub use boot_partition::{BOOT_DRIVER, BOOT_LABEL, BootPartition, SlotRecord};
@@ -21,6 +22,7 @@ pub use device::{Device, Operation, Tap};
 pub use look::{look_at, uuid_of};
 pub use mounted::{Access, Mounted};
 pub use root::Root;
+pub use tree::Tree;
 pub use window::Window;
 
 /// A MiB in bytes: what is cleared first and written last of a slot.

@@ -13,6 +13,7 @@
 //! takes single ones.
 
 mod activate;
+mod archive;
 mod boot_code;
 mod bundles;
 pub mod by_hand;
@@ -47,11 +48,12 @@ use crate::{
     disk::{Device, MIB},
     memory,
 };
+use archive::Archive;
 use metalcast_shared::{
     event::{Step, TaskEvent},
     to_agent::{Capture, Deploy, SelectSlot},
 };
-use plan::Image;
+use plan::{Image, Target};
 use restore::Restore;
 use std::time::Instant;
 
@@ -71,17 +73,18 @@ pub fn deploy(
     context: &Context<'_>,
 ) -> Result<(), Stopped> {
     let image = context.before_steps(|| Image::of(deploy, manifest_key))?;
-    let target = step(context, Step::CheckDisk, |log| check_disk::deploy(&image, log))?;
+    let (target, archive) = step(context, Step::CheckDisk, |log| {
+        let target = check_disk::deploy(&image, log)?;
+        let open = |fresh| Archive::open(image.partition(), source, fresh, log);
+        Ok((target, deploy.fresh.as_ref().map(open).transpose()?))
+    })?;
     step(context, Step::Partition, |log| partition::run(&target, log))?;
     step(context, Step::Format, |log| format::run(&target, log))?;
     step(context, Step::Clear, |log| clear::run(&image.record(), &target, log))?;
-    let restore = |log: &StepLog<'_>, run: RestoreStep| {
-        let device = target.open(log)?;
-        run(&image.restores(&target, &device, source)?, &device, log)
-    };
-    step(context, Step::Transfer, |log| restore(log, transfer::run))?;
-    step(context, Step::Verify, |log| restore(log, verify::run))?;
-    step(context, Step::FirstBlocks, |log| restore(log, first_blocks::run))?;
+    match &archive {
+        Some(archive) => fill(archive, &target, context)?,
+        None => restore(&image, &target, source, context)?,
+    }
     let reports = step(context, Step::FixUp, |log| fix_up::run(&image.system(), &target, log))?;
     step(context, Step::BootCode, |log| boot_code::run(image.family, &target, log))?;
     step(context, Step::Activate, |log| {
@@ -91,6 +94,32 @@ pub fn deploy(
     })?;
     context.event(TaskEvent::Done { reports });
     Ok(())
+}
+
+/// Puts the members of an archive into a new filesystem, which is whole at once.
+fn fill(archive: &Archive<'_>, target: &Target, context: &Context<'_>) -> Result<(), Stopped> {
+    step(context, Step::Transfer, |log| archive.transfer(target, log))?;
+    step(context, Step::Verify, |log| archive::verify(archive, target, log))?;
+    step(context, Step::FirstBlocks, |log| {
+        log.note("the filesystem was made in its place");
+        Ok(())
+    })
+}
+
+/// Puts a partition of an image into the slot.
+fn restore(
+    image: &Image<'_>,
+    target: &Target,
+    source: &dyn ChunkSource,
+    context: &Context<'_>,
+) -> Result<(), Stopped> {
+    let restore = |log: &StepLog<'_>, run: RestoreStep| {
+        let device = target.open(log)?;
+        run(&image.restores(target, &device, source)?, &device, log)
+    };
+    step(context, Step::Transfer, |log| restore(log, transfer::run))?;
+    step(context, Step::Verify, |log| restore(log, verify::run))?;
+    step(context, Step::FirstBlocks, |log| restore(log, first_blocks::run))
 }
 
 /// Says how small a machine would have been enough for the agent.

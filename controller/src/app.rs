@@ -49,9 +49,15 @@ impl Catalog for Images {
         match Images::whole_disk(self, revision) {
             Ok(image) => Ok(Ok(image)),
             Err(images::WholeDiskError::Image(error)) => Ok(Err(with_causes(&error))),
-            Err(error @ images::WholeDiskError::Gap { .. }) => Ok(Err(error.to_string())),
+            Err(error @ (images::WholeDiskError::Gap { .. } | images::WholeDiskError::Archive)) => {
+                Ok(Err(error.to_string()))
+            }
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn archive_index(&self, revision: &Revision, partition: &str) -> anyhow::Result<tar::Index> {
+        Ok(Images::archive_index(self, revision, partition)?)
     }
 
     fn remove(&self, revision: &Revision) -> anyhow::Result<bool> {

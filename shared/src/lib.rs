@@ -10,6 +10,7 @@ pub mod codec;
 pub mod disk;
 pub mod event;
 pub mod fix_up;
+pub mod fresh;
 pub mod hash;
 pub mod id;
 pub mod inventory;

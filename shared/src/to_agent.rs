@@ -5,6 +5,7 @@ use crate::{
     disk::DiskSelector,
     event::Step,
     fix_up::Adaptation,
+    fresh::Fresh,
     hash::Hash,
     id::{Mac, NodeId, Revision, TaskId},
     layout::Layout,
@@ -118,6 +119,8 @@ pub struct Deploy {
     pub overwrite: Overwrite,
     /// How the system is adapted.
     pub fix_up: FixUp,
+    /// The filesystem that is made for it, where the image is a tar archive.
+    pub fresh: Option<Fresh>,
 }
 
 /// Make a whole disk that of an image: table, boot code and all partitions.

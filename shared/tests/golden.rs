@@ -9,6 +9,7 @@ use metalcast_shared::{
     disk::{Content, Disk, DiskSelector},
     event::{Numbered, Progress, Step, TaskEvent},
     fix_up::{Adaptation, FixUpStep},
+    fresh::{Fresh, FreshKind},
     hash::Hash,
     id::{BootId, JobId, Mac, NodeId, TaskId},
     inventory::{Fingerprint, Firmware, Inventory, Nic, Smbios},
@@ -112,6 +113,7 @@ fn deploy() -> Deploy {
                 kernel_args: vec!["quiet".parse().unwrap()],
             },
         },
+        fresh: Some(Fresh { kind: FreshKind::Xfs, label: Some("root".parse().unwrap()) }),
     }
 }
 
@@ -340,7 +342,7 @@ fn messages_have_the_bytes_of_their_version() {
     to_agent(&mut book);
     upload(&mut book);
     stored(&mut book);
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v3.txt");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v4.txt");
     if std::env::var_os("METALCAST_BLESS").is_some() {
         std::fs::write(&file, &book.0).unwrap();
     }

@@ -59,7 +59,13 @@ impl Mounted {
         Ok(())
     }
 
-    fn dir(&self) -> &Path {
+    /// Writes everything out.
+    pub fn sync(&self) -> anyhow::Result<()> {
+        Ok(sync_filesystem(self.dir())?)
+    }
+
+    /// Where it is mounted.
+    pub fn dir(&self) -> &Path {
         self.dir.as_deref().expect("only close, which consumes self, takes it")
     }
 }

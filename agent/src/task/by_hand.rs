@@ -152,7 +152,7 @@ impl Ready<'_> {
             Stage::Format => format::run(target, log),
             Stage::Clear { content, .. } => clear::run(content, target, log),
             Stage::FixUp(fix_up) => {
-                let system = System { family: family(target, log)?, fix_up };
+                let system = System { family: family(target, log)?, fix_up, fresh: None };
                 fix_up::run(&system, target, log).map(drop)
             }
             Stage::BootCode => boot_code::run(family(target, log)?, target, log),

@@ -1,7 +1,7 @@
 //! Step `first-blocks`: the first MiB of each place, once all else is on the disk and verified. From
 //! here on there are filesystems; a slot's boot code stays blank, so that it still cannot be started.
 
-use super::{StepLog, plan::Family, pump::Pump, restore::Restore};
+use super::{StepLog, plan::Family, restore::Restore};
 use crate::disk::Device;
 use anyhow::ensure;
 use metalcast_formats::grub::blank_boot_code;
@@ -38,12 +38,12 @@ fn fetch(restore: &Restore<'_>, log: &StepLog<'_>) -> anyhow::Result<Fetched> {
         }
     }
     let arrived = Mutex::new(Vec::new());
-    let keep = |chunk: &Chunk, data: &[u8]| {
+    let keep = |chunk: &Chunk, _: &[u8], data: &[u8]| {
         let mut arrived = arrived.lock().unwrap_or_else(PoisonError::into_inner);
         arrived.push((chunk.clone(), data.to_vec()));
         Ok(())
     };
-    Pump { restore, number: 0, page: &page, log }.run(&mut wanted, &keep, &mut |_| Ok(()))?;
+    restore.pump(0, &page, log).run(&mut wanted, &keep, &mut |_| Ok(()))?;
     let mut chunks = arrived.into_inner().unwrap_or_else(PoisonError::into_inner);
     chunks.sort_by_key(|(chunk, _)| chunk.index);
     Ok(chunks)

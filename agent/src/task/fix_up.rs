@@ -22,7 +22,7 @@ use crate::{
 };
 use anyhow::Context;
 use metalcast_formats::{layout::SECTOR_BYTES, mbr};
-use metalcast_shared::{fix_up::FixUpStep, to_agent::FixUp};
+use metalcast_shared::{fix_up::FixUpStep, fresh::FreshKind, to_agent::FixUp};
 use std::path::Path;
 
 /// By what the deployed system can name its devices.
@@ -38,6 +38,8 @@ struct Ids {
     swap_uuid: Option<String>,
     /// UUIDs of all filesystems and swaps on the node's disks.
     known: Vec<String>,
+    /// What the root filesystem was made as, whatever the system says of it.
+    fresh: Option<FreshKind>,
 }
 
 impl Ids {
@@ -153,5 +155,6 @@ fn ids(system: &System<'_>, target: &Target, log: &StepLog<'_>) -> anyhow::Resul
         root_partuuid: table.partuuid(target.slot.number),
         swap_uuid,
         known: unique.known,
+        fresh: system.fresh,
     })
 }

@@ -9,6 +9,7 @@ use metalcast_formats::{
 };
 use metalcast_shared::{
     disk::DiskSelector,
+    fresh::FreshKind,
     id::Revision,
     layout::Layout,
     manifest::{Manifest, Partition, SignedManifest},
@@ -101,6 +102,8 @@ pub struct SlotAddress<'o> {
 pub(super) struct System<'d> {
     pub(super) family: Family,
     pub(super) fix_up: &'d FixUp,
+    /// Its filesystem, if that was made for it and is none that the system knows.
+    pub(super) fresh: Option<FreshKind>,
 }
 
 /// A deploy whose manifest is the controller's.
@@ -122,7 +125,16 @@ impl<'d> Image<'d> {
             .position(|partition| partition.name == deploy.partition)
             .with_context(|| format!("{} has no partition {}", deploy.image, deploy.partition))?;
         let filesystem = &manifest.partitions[partition].filesystem;
-        let Some(family) = Family::of(filesystem) else {
+        let is_archive = manifest.partitions[partition].is_archive();
+        ensure!(
+            is_archive == deploy.fresh.is_some(),
+            "a tar archive, and nothing else, goes into a new filesystem"
+        );
+        let family = match &deploy.fresh {
+            Some(fresh) => Some(Family::of_fresh(fresh.kind)),
+            None => Family::of(filesystem),
+        };
+        let Some(family) = family else {
             bail!(
                 "{} of {} is {filesystem}; systems on ext2/3/4, btrfs and xfs can be deployed",
                 deploy.partition,
@@ -139,7 +151,8 @@ impl<'d> Image<'d> {
     }
 
     pub(super) fn system(&self) -> System<'d> {
-        System { family: self.family, fix_up: &self.deploy.fix_up }
+        let fresh = self.deploy.fresh.as_ref().map(|fresh| fresh.kind);
+        System { family: self.family, fix_up: &self.deploy.fix_up, fresh }
     }
 
     pub(super) fn partition(&self) -> &Partition {

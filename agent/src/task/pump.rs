@@ -7,13 +7,12 @@
 
 use super::{
     StepLog,
-    restore::Restore,
-    source::{Delivery, Loss, Request, Sink, Wanted},
+    source::{ChunkSource, Delivery, Loss, Request, Sink, Wanted},
 };
 use anyhow::Context;
 use metalcast_formats::chunk::Opener;
 use metalcast_shared::{
-    manifest::{Chunk, Page},
+    manifest::{Chunk, Page, Partition},
     transfer::PageTransfer,
 };
 use std::{
@@ -51,12 +50,13 @@ pub(super) struct Arrived {
     pub(super) data_bytes: u64,
 }
 
-/// What is done with a chunk's data; called from several threads.
-pub(super) type Write<'w> = dyn Fn(&Chunk, &[u8]) -> anyhow::Result<()> + Sync + 'w;
+/// What is done with a chunk's frame and data; called from several threads.
+pub(super) type Write<'w> = dyn Fn(&Chunk, &[u8], &[u8]) -> anyhow::Result<()> + Sync + 'w;
 
 /// One page of which chunks are fetched.
 pub(super) struct Pump<'p> {
-    pub(super) restore: &'p Restore<'p>,
+    pub(super) partition: &'p Partition,
+    pub(super) source: &'p dyn ChunkSource,
     pub(super) number: u32,
     pub(super) page: &'p Page,
     pub(super) log: &'p StepLog<'p>,
@@ -108,7 +108,7 @@ impl Pump<'_> {
                 }
                 under_way += positions.len();
                 let chunks = positions.into_iter().map(|position| self.wanted(position)).collect();
-                self.restore.source.request(Request { page: self.number, chunks }, sink.clone());
+                self.source.request(Request { page: self.number, chunks }, sink.clone());
             }
             let result = match done.recv_timeout(CANCEL_POLL) {
                 Ok(result) => result,
@@ -124,7 +124,7 @@ impl Pump<'_> {
                     let chunk = self.chunk(position);
                     arrived(Arrived {
                         wire_bytes: u64::from(chunk.frame_bytes),
-                        data_bytes: chunk.data_bytes(self.restore.partition) as u64,
+                        data_bytes: chunk.data_bytes(self.partition) as u64,
                     })?;
                 }
                 Done::Lost(_, Loss::Connection) => {}
@@ -145,7 +145,7 @@ impl Pump<'_> {
         let chunk = self.chunk(position);
         tracing::warn!("chunk {} did not come well: {reason}", chunk.index);
         transfer.lost(position, reason).with_context(|| {
-            let start = self.restore.partition.range_start(chunk);
+            let start = self.partition.range_start(chunk);
             format!("page {}, bytes from {start} of the partition", self.number)
         })
     }
@@ -180,8 +180,8 @@ impl Pump<'_> {
             Ok(frame) => frame,
             Err(loss) => return Done::Lost(position, loss),
         };
-        match opener.open(&frame, chunk, self.restore.partition) {
-            Ok(data) => match write(chunk, data) {
+        match opener.open(&frame, chunk, self.partition) {
+            Ok(data) => match write(chunk, &frame, data) {
                 Ok(()) => Done::Written(position),
                 Err(error) => Done::Failed(error),
             },

@@ -1,6 +1,6 @@
 //! One partition of an image on its way to its place on the disk.
 
-use super::{ChunkSource, plan::Family};
+use super::{ChunkSource, StepLog, plan::Family, pump::Pump};
 use crate::disk::{MIB, Window};
 use anyhow::Context;
 use metalcast_shared::{
@@ -26,23 +26,41 @@ impl Restore<'_> {
 
     /// Fetches a page and holds it against the root.
     pub(super) fn page(&self, number: u32) -> anyhow::Result<Page> {
-        let mut attempt = 1;
-        loop {
-            let bytes =
-                self.source.page(number).with_context(|| format!("fetching page {number}"))?;
-            match self.partition.decode_page(number as usize, &bytes) {
-                Ok(page) => return Ok(page),
-                Err(error) if attempt == MAX_ATTEMPTS => {
-                    return Err(error).with_context(|| format!("page {number}, attempt {attempt}"));
-                }
-                Err(_) => attempt += 1,
-            }
-        }
+        page(self.partition, self.source, number)
+    }
+
+    /// What fetches chunks of a page.
+    pub(super) fn pump<'p>(
+        &'p self,
+        number: u32,
+        page: &'p Page,
+        log: &'p StepLog<'p>,
+    ) -> Pump<'p> {
+        Pump { partition: self.partition, source: self.source, number, page, log }
     }
 
     /// Whether a chunk lies in the first MiB, which is written when all else is verified.
     pub(super) fn is_deferred(&self, chunk: &Chunk) -> bool {
         self.partition.range_start(chunk) < MIB
+    }
+}
+
+/// Fetches a page of a partition and holds it against the root.
+pub(super) fn page(
+    partition: &Partition,
+    source: &dyn ChunkSource,
+    number: u32,
+) -> anyhow::Result<Page> {
+    let mut attempt = 1;
+    loop {
+        let bytes = source.page(number).with_context(|| format!("fetching page {number}"))?;
+        match partition.decode_page(number as usize, &bytes) {
+            Ok(page) => return Ok(page),
+            Err(error) if attempt == MAX_ATTEMPTS => {
+                return Err(error).with_context(|| format!("page {number}, attempt {attempt}"));
+            }
+            Err(_) => attempt += 1,
+        }
     }
 }
 

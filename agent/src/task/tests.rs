@@ -1,6 +1,7 @@
 //! Whole tasks on loop disks, with real images: made by mke2fs, mkfs.xfs and mkfs.btrfs, read by
 //! partclone, checked by the filesystems' own tools, debugfs, sfdisk, grub-editenv and grub-fstest.
 
+mod archive;
 mod capture;
 mod deploy;
 mod filesystems;

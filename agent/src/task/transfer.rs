@@ -3,7 +3,7 @@
 
 use super::{
     StepLog,
-    pump::{Arrived, Pump},
+    pump::Arrived,
     restore::{self, Restore},
 };
 use crate::disk::{Device, MIB};
@@ -48,9 +48,11 @@ pub(super) fn run(
             let page = restore.page(number)?;
             let mut transfer = PageTransfer::new(u16::try_from(page.chunks.len())?);
             local(restore, &page, &mut transfer, &mut counts, log)?;
-            Pump { restore, number, page: &page, log }.run(
+            restore.pump(number, &page, log).run(
                 &mut transfer,
-                &|chunk, data| restore.place.write_extents(chunk.extents(restore.partition), data),
+                &|chunk, _, data| {
+                    restore.place.write_extents(chunk.extents(restore.partition), data)
+                },
                 &mut |arrived| count(device, &mut counts, arrived, log),
             )?;
         }

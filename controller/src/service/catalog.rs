@@ -2,6 +2,7 @@
 //! list of made-up ones.
 
 use crate::images::DiskImage;
+use metalcast_formats::tar;
 use metalcast_shared::{
     id::{ImageName, Revision},
     manifest::{Manifest, SignedManifest},
@@ -26,6 +27,12 @@ pub trait Catalog: Send + Sync + 'static {
     /// # Errors
     /// When the store cannot be read.
     fn whole_disk(&self, revision: &Revision) -> anyhow::Result<Result<DiskImage, String>>;
+
+    /// What a tar archive of a revision, which exists, says of itself.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn archive_index(&self, revision: &Revision, partition: &str) -> anyhow::Result<tar::Index>;
 
     /// Removes a revision; `false` if there is none.
     ///

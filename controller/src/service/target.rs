@@ -19,10 +19,12 @@ use metalcast_formats::{clonezilla::RAW, mbr, whole_disk};
 use metalcast_shared::{
     disk::Disk,
     fix_up::{ADAPTED_FILESYSTEMS, Adaptation},
+    fresh::Fresh,
     id::{NodeId, Revision},
     manifest::{Manifest, Partition},
     whole_disk::DiskTable,
 };
+use std::sync::Arc;
 
 /// Where an image goes.
 pub(super) struct Target<'m> {
@@ -31,7 +33,7 @@ pub(super) struct Target<'m> {
 }
 
 enum Place<'m> {
-    Slot { slot: u16, partition: &'m Partition },
+    Slot { slot: u16, partition: &'m Partition, fresh: Option<Fresh> },
     Disk(Box<WholeDisk<'m>>),
 }
 
@@ -58,7 +60,8 @@ impl Service {
         let place = match (request.slot, request.whole_disk) {
             (Some(slot), false) => {
                 let partition = choose_partition(manifest, request.partition.as_deref())?;
-                Place::Slot { slot, partition }
+                let fresh = self.fresh(request, image, partition).await?;
+                Place::Slot { slot, partition, fresh }
             }
             (None, true) => {
                 check_whole_disk(request)?;
@@ -83,8 +86,9 @@ impl Service {
         node: &NodeRecord,
     ) -> Result<Planned, Refusal> {
         match &target.place {
-            Place::Slot { slot, partition } => {
-                self.plan_slot(core, request, target.image, (*slot, partition), node).await
+            Place::Slot { slot, partition, fresh } => {
+                let place = (*slot, *partition, fresh.as_ref());
+                self.plan_slot(core, request, target.image, place, node).await
             }
             Place::Disk(disk) => self.plan_disk(core, request, target.image, disk, node).await,
         }
@@ -95,7 +99,7 @@ impl Service {
         core: &Core,
         request: &DeployRequest,
         image: &Revision,
-        (slot, partition): (u16, &Partition),
+        (slot, partition, fresh): (u16, &Partition, Option<&Fresh>),
         node: &NodeRecord,
     ) -> Result<Planned, Refusal> {
         let inventory = usable(core, node)?;
@@ -132,6 +136,7 @@ impl Service {
             overwrite: plan.overwrite,
             hostname: view.hostname.clone(),
             adaptation: request.adaptation.clone(),
+            fresh: fresh.cloned(),
             write_bytes,
             wire_bytes,
             finish: finish(request.report),
@@ -179,6 +184,35 @@ impl Service {
         Ok(Planned { node: node.clone(), view, work })
     }
 
+    /// The filesystem that is made for a tar archive. One without anything to start is refused here.
+    async fn fresh(
+        &self,
+        request: &DeployRequest,
+        image: &Revision,
+        partition: &Partition,
+    ) -> Result<Option<Fresh>, Refusal> {
+        if !partition.is_archive() {
+            return match request.fs.is_some() || request.label.is_some() {
+                true => Err(Refusal::Invalid(format!(
+                    "{image} has a filesystem of its own; --fs and --label are for tar archives"
+                ))),
+                false => Ok(None),
+            };
+        }
+        let (catalog, revision) = (Arc::clone(&self.shared.parts.catalog), image.clone());
+        let name = partition.name.clone();
+        let index = tokio::task::spawn_blocking(move || catalog.archive_index(&revision, &name));
+        let index = index.await.map_err(anyhow::Error::from)??;
+        if !index.has_menu && index.newest().is_none() {
+            return Err(Refusal::Invalid(format!(
+                "{image} has neither a menu of GRUB nor a kernel (/boot/vmlinuz-*): it could not be \
+                 started from a slot"
+            )));
+        }
+        let (kind, label) = (request.fs.unwrap_or_default(), request.label.clone());
+        Ok(Some(Fresh { kind, label }))
+    }
+
     async fn known(&self, node: NodeId) -> Result<Known, Refusal> {
         let slots = self.store().slots(node).await?;
         Ok(Known { slots, disks: self.store().whole_disks(node).await? })
@@ -195,10 +229,11 @@ impl Target<'_> {
     /// What an operator sees of it.
     pub(super) fn view(&self) -> TargetView {
         match &self.place {
-            Place::Slot { slot, partition } => TargetView::Slot {
+            Place::Slot { slot, partition, fresh } => TargetView::Slot {
                 partition: partition.name.clone(),
                 filesystem: partition.filesystem.clone(),
                 slot: *slot,
+                fresh: fresh.clone(),
             },
             Place::Disk(disk) => TargetView::WholeDisk {
                 table: disk.image.whole.table.id().to_string(),
@@ -210,7 +245,7 @@ impl Target<'_> {
     /// What the job is about.
     pub(super) fn spec(&self, image: Revision, finish: Finish) -> JobSpec {
         match &self.place {
-            Place::Slot { slot, partition } => {
+            Place::Slot { slot, partition, .. } => {
                 let (partition, slot) = (partition.name.clone(), *slot);
                 JobSpec::Deploy { image, partition, slot, finish }
             }
@@ -302,9 +337,12 @@ fn bytes_of<'m>(partitions: impl IntoIterator<Item = &'m Partition>) -> [u64; 2]
 }
 
 fn check_whole_disk(request: &DeployRequest) -> Result<(), Refusal> {
-    for (option, is_there) in
-        [("--partition", request.partition.is_some()), ("--layout", request.layout.is_some())]
-    {
+    for (option, is_there) in [
+        ("--partition", request.partition.is_some()),
+        ("--layout", request.layout.is_some()),
+        ("--fs", request.fs.is_some()),
+        ("--label", request.label.is_some()),
+    ] {
         if is_there {
             let message = format!("{option} is about slots; a whole disk is as the image has it");
             return Err(Refusal::Invalid(message));

@@ -177,6 +177,7 @@ impl Service {
                 overwrite,
                 hostname,
                 adaptation,
+                fresh,
                 finish,
                 ..
             } => {
@@ -192,6 +193,7 @@ impl Service {
                     slot,
                     overwrite,
                     fix_up,
+                    fresh,
                 })))
             }
             Work::DeployDisk {

@@ -9,6 +9,7 @@ use crate::{
 use metalcast_shared::{
     event::{Progress, StepView},
     fix_up::Adaptation,
+    fresh::{Fresh, FreshKind, FreshLabel},
     id::{ImageName, JobId, Mac, NodeId, Revision},
     inventory::Inventory,
     to_agent::CaptureSource,
@@ -95,6 +96,12 @@ pub struct DeployRequest {
     /// How it is adapted beyond that.
     #[serde(default)]
     pub adaptation: Adaptation,
+    /// The filesystem that is made for a tar archive; ext4 otherwise.
+    #[serde(default)]
+    pub fs: Option<FreshKind>,
+    /// And its label.
+    #[serde(default)]
+    pub label: Option<FreshLabel>,
     /// How long nodes may take to netboot.
     #[serde(default)]
     pub timeout_seconds: Option<u64>,
@@ -245,6 +252,9 @@ pub enum TargetView {
         filesystem: String,
         /// The slot.
         slot: u16,
+        /// The filesystem that is made, for a tar archive.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fresh: Option<Fresh>,
     },
     /// Onto a whole disk.
     WholeDisk {

@@ -8,6 +8,7 @@ use metalcast_shared::{
     disk::DiskSelector,
     event::TaskEvent,
     fix_up::Adaptation,
+    fresh::Fresh,
     hash::Hash,
     id::{BootId, ImageName, JobId, Mac, NodeId, Revision},
     inventory::{Fingerprint, Inventory},
@@ -179,6 +180,9 @@ pub enum Work {
         /// How it is adapted beyond that.
         #[serde(default)]
         adaptation: Adaptation,
+        /// The filesystem that is made for it, where the image is a tar archive.
+        #[serde(default)]
+        fresh: Option<Fresh>,
         /// Bytes that the slot gets.
         write_bytes: u64,
         /// Bytes that come over the network for it.

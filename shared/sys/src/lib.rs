@@ -15,6 +15,7 @@ pub mod packet;
 pub mod reap;
 pub mod reboot;
 pub mod uevent;
+pub mod xattr;
 
 mod ioctl;
 

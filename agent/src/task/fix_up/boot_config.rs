@@ -228,6 +228,7 @@ mod tests {
             root_partuuid: "1234abcd-05".into(),
             swap_uuid: swap.map(Into::into),
             known: Vec::new(),
+            fresh: None,
         }
     }
 

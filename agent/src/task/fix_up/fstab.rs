@@ -38,7 +38,7 @@ fn rewrite(text: &str, ids: &Ids) -> (String, Vec<String>) {
                 }
             }
             () if Some(source) == old_root || names_root(source, ids) => {
-                line.replacen(source, &ids.root(), 1)
+                as_made(&line.replacen(source, &ids.root(), 1), mount, kind, ids)
             }
             () if is_kernel_name(source) => format!("# {line}"),
             () if is_known(source, ids) || may_be_missing(options) => line.to_owned(),
@@ -50,6 +50,19 @@ fn rewrite(text: &str, ids: &Ids) -> (String, Vec<String>) {
         lines.push(new);
     }
     (lines.join("\n"), changes)
+}
+
+/// The root's line with the kind that its filesystem has now: options of another are not understood.
+fn as_made(line: &str, mount: &str, kind: &str, ids: &Ids) -> String {
+    match ids.fresh {
+        Some(fresh) if fresh.name() != kind && kind != "auto" => {
+            let mut fields = line.split_whitespace();
+            let source = fields.next().unwrap_or_default();
+            let rest: Vec<&str> = fields.skip(3).collect();
+            format!("{source} {mount} {fresh} defaults {}", rest.join(" ")).trim_end().to_owned()
+        }
+        Some(_) | None => line.to_owned(),
+    }
 }
 
 fn describe(new: &str, old_source: &str) -> String {
@@ -123,6 +136,7 @@ fn with_nofail(line: &str, options: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use metalcast_shared::fresh::FreshKind;
 
     fn ids() -> Ids {
         Ids {
@@ -131,11 +145,24 @@ mod tests {
             root_partuuid: "1234abcd-05".into(),
             swap_uuid: Some("5555".into()),
             known: vec!["aaaa-new".into(), "5555".into(), "dddd".into()],
+            fresh: None,
         }
     }
 
     fn check(ids: &Ids, before: &str, after: &str) {
         assert_eq!(rewrite(before, ids).0, after);
+    }
+
+    #[test]
+    fn a_root_that_was_made_as_another_kind_has_no_options_of_the_old_one() {
+        let ids = Ids { fresh: Some(FreshKind::Xfs), ..ids() };
+        check(
+            &ids,
+            "UUID=aaaa-old / ext4 errors=remount-ro,noatime 0 1\n",
+            "UUID=aaaa-new / xfs defaults 0 1\n",
+        );
+        check(&ids, "UUID=aaaa-old / xfs noatime 0 1\n", "UUID=aaaa-new / xfs noatime 0 1\n");
+        check(&ids, "UUID=aaaa-old / auto noatime\n", "UUID=aaaa-new / auto noatime\n");
     }
 
     #[test]

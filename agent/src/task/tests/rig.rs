@@ -8,10 +8,11 @@ use crate::{
     },
 };
 use metalcast_formats::{
-    chunk::{Chunks, PlainChunk, RAW_BLOCK_BYTES, RawChunks, Sealer},
+    chunk::{Chunks, PlainChunk, RAW_BLOCK_BYTES, RawChunks, Sealed, Sealer, archive_sealer},
     grub::recipe,
     layout::{self, DiskPlan, SECTOR_BYTES},
     partclone::Reader,
+    tar::Packer,
 };
 use metalcast_shared::{
     boot::ReportConfig,
@@ -21,7 +22,9 @@ use metalcast_shared::{
     hash::Hash,
     id::Revision,
     layout::Layout,
-    manifest::{CHUNKS_PER_PAGE, Chunk, Manifest, Page, PageRef, Partition, SignedManifest},
+    manifest::{
+        ARCHIVE, CHUNKS_PER_PAGE, Chunk, Manifest, Page, PageRef, Partition, SignedManifest,
+    },
     to_agent::{Capture, Deploy, FixUp, Overwrite, SelectSlot},
 };
 use metalcast_sys::{
@@ -166,9 +169,36 @@ impl TestImage {
         uuid: String,
     ) -> Self {
         let mut sealer = Sealer::new(3).unwrap();
+        Self::of_sealed(|| next().map(|plain| sealer.seal(plain).unwrap()), facts, saved, uuid)
+    }
+
+    /// A tar archive.
+    pub(crate) fn archive(saved: Vec<u8>, needed_mib: u64) -> Self {
+        let (mut packer, mut seal) = (Packer::new(&saved[..]), archive_sealer());
+        let mut all = Vec::new();
+        while let Some(packed) = packer.next_chunk().unwrap() {
+            all.push(seal(packed).unwrap());
+        }
+        let used_blocks = all.iter().map(|sealed| u64::from(sealed.chunk.blocks())).sum();
+        let facts = Facts {
+            filesystem: ARCHIVE.into(),
+            block_bytes: 512,
+            total_blocks: all.len() as u64 * 2048,
+            used_blocks,
+            device_bytes: needed_mib * MIB,
+        };
+        let mut all = all.into_iter();
+        Self::of_sealed(|| all.next(), facts, saved.clone(), String::new())
+    }
+
+    fn of_sealed(
+        mut next: impl FnMut() -> Option<Sealed>,
+        facts: Facts,
+        saved: Vec<u8>,
+        uuid: String,
+    ) -> Self {
         let (mut entries, mut frames, mut offset) = (Vec::new(), HashMap::new(), 100u64);
-        while let Some(plain) = next() {
-            let mut sealed = sealer.seal(plain).unwrap();
+        while let Some(mut sealed) = next() {
             sealed.chunk.offset = offset;
             offset += u64::from(sealed.chunk.frame_bytes);
             frames.insert(sealed.chunk.index, sealed.frame);
@@ -416,6 +446,7 @@ impl Rig {
                 }),
                 adaptation: Adaptation::default(),
             },
+            fresh: None,
         }
     }
 

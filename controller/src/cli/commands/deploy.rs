@@ -18,6 +18,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use metalcast_shared::{
     fix_up::{Adaptation, AuthorizedKey, FixUpStep, KernelArg},
+    fresh::{Fresh, FreshKind, FreshLabel},
     id::{ImageRef, Revision},
     node_set::NodeSet,
 };
@@ -60,6 +61,12 @@ pub(in crate::cli) struct Deploy {
     /// Word to add to the kernel's command line, such as console=ttyS0,115200
     #[arg(long = "kernel-arg", value_name = "WORD")]
     kernel_args: Vec<KernelArg>,
+    /// Filesystem to make for a tar archive: ext4, ext3, ext2, xfs or btrfs [default: ext4]
+    #[arg(long, value_name = "KIND", conflicts_with = "whole_disk")]
+    fs: Option<FreshKind>,
+    /// Label of that filesystem
+    #[arg(long, conflicts_with = "whole_disk")]
+    label: Option<FreshLabel>,
     /// Seconds that nodes may take to netboot [default: 1800]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -124,6 +131,8 @@ pub(in crate::cli) async fn deploy(
             Report::None => ReportMode::None,
         },
         adaptation,
+        fs: command.fs,
+        label: command.label,
         timeout_seconds: command.timeout,
         dry_run: command.dry_run,
         yes: command.yes,
@@ -201,8 +210,13 @@ fn describe(plan: &PlanView, printer: &Printer) -> String {
 
 fn describe_target(image: &Revision, target: &TargetView) -> Vec<String> {
     match target {
-        TargetView::Slot { partition, filesystem, slot } => {
+        TargetView::Slot { partition, filesystem, slot, fresh: None } => {
             vec![format!("{image}, partition {partition} ({filesystem}), to slot {slot}:")]
+        }
+        TargetView::Slot { slot, fresh: Some(Fresh { kind, label }), .. } => {
+            let label =
+                label.as_ref().map_or_else(String::new, |label| format!(" {}", label.as_str()));
+            vec![format!("{image}, a tar archive, into a new {kind}{label} in slot {slot}:")]
         }
         TargetView::WholeDisk { table, partitions } => {
             let row = |part: &PartitionView| {

@@ -10,6 +10,7 @@ use crate::{
     },
     store::Store,
 };
+use metalcast_formats::tar;
 use metalcast_netboot::table::BootAnswer;
 use metalcast_shared::{
     boot::{EnrolmentToken, ReportToken, SystemReport},
@@ -60,6 +61,8 @@ pub struct OneImage {
     pub disk: Mutex<Option<DiskImage>>,
     /// The filesystem of its partition, if not ext4.
     pub filesystem: Mutex<Option<&'static str>>,
+    /// What it says of itself, if it is an archive.
+    pub index: Mutex<tar::Index>,
 }
 
 impl OneImage {
@@ -104,6 +107,10 @@ impl Catalog for OneImage {
 
     fn whole_disk(&self, _: &Revision) -> anyhow::Result<Result<DiskImage, String>> {
         Ok(self.disk.lock().unwrap().clone().ok_or_else(|| "it holds no whole disk".to_owned()))
+    }
+
+    fn archive_index(&self, _: &Revision, _: &str) -> anyhow::Result<tar::Index> {
+        Ok(self.index.lock().unwrap().clone())
     }
 
     fn remove(&self, _: &Revision) -> anyhow::Result<bool> {

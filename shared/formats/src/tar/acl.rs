@@ -29,8 +29,8 @@ pub enum AclError {
     Entry(String),
     /// It names somebody whom the system does not know.
     #[error(
-        "its access control list is about {0:?}, whom the system in the archive does not know; make the \
-         archive with --numeric-owner"
+        "its access control list is about {0:?}, whom the system in the archive does not know; add the \
+         name to its /etc/passwd or /etc/group, or make the archive without --acls"
     )]
     Unknown(String),
     /// More than any filesystem takes.

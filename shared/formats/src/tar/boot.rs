@@ -40,8 +40,7 @@ impl Start<'_> {
     /// A menu with this kernel. `root` is what it is told of its root filesystem.
     pub fn menu(&self, root: &str) -> String {
         let Self { kernel, initrd } = self;
-        let initrd =
-            initrd.map_or_else(String::new, |initrd| format!("\tinitrd /boot/{initrd}\n"));
+        let initrd = initrd.map_or_else(String::new, |initrd| format!("\tinitrd /boot/{initrd}\n"));
         format!(
             "# Made by Metalcast for a system without a menu; update-grub makes another in its place.\n\
              set timeout=5\n\
@@ -96,11 +95,8 @@ mod tests {
     fn the_newest_kernel_is_started_with_its_own_initrd() {
         let check = |kernels: &[&str], initrds: &[&str], kernel: &str, initrd: Option<&str>| {
             let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-            let index = Index {
-                kernels: owned(kernels),
-                initrds: owned(initrds),
-                ..Index::default()
-            };
+            let index =
+                Index { kernels: owned(kernels), initrds: owned(initrds), ..Index::default() };
             assert_eq!(index.newest(), Some(Start { kernel, initrd }));
         };
         check(
@@ -115,7 +111,12 @@ mod tests {
             "vmlinuz-5.14.0-1.el9",
             Some("initramfs-5.14.0-1.el9.img"),
         );
-        check(&["vmlinuz-linux"], &["initramfs-linux.img"], "vmlinuz-linux", Some("initramfs-linux.img"));
+        check(
+            &["vmlinuz-linux"],
+            &["initramfs-linux.img"],
+            "vmlinuz-linux",
+            Some("initramfs-linux.img"),
+        );
         check(&["vmlinuz"], &["initrd.img-6.1"], "vmlinuz", None);
         check(&["vmlinuz-6.1-rc1", "vmlinuz-6.1.1"], &[], "vmlinuz-6.1.1", None);
         assert_eq!(Index::default().newest(), None);
@@ -125,6 +126,11 @@ mod tests {
     fn a_menu_names_kernel_root_and_initrd() {
         let start = Start { kernel: "vmlinuz-6.1", initrd: Some("initrd.img-6.1") };
         let menu = start.menu("UUID=abcd");
-        assert!(menu.contains("\tlinux /boot/vmlinuz-6.1 root=UUID=abcd rw\n\tinitrd /boot/initrd.img-6.1\n}"), "{menu}");
+        assert!(
+            menu.contains(
+                "\tlinux /boot/vmlinuz-6.1 root=UUID=abcd rw\n\tinitrd /boot/initrd.img-6.1\n}"
+            ),
+            "{menu}"
+        );
     }
 }
