@@ -132,13 +132,13 @@ pub struct Setup {
     /// Where the boot files for firmware lie.
     pub ipxe_dir: PathBuf,
     /// Tables of the configuration beside those that every lab has, such as `[nodes]`.
-    pub tables: &'static str,
+    pub tables: String,
 }
 
 impl Default for Setup {
     /// The DHCP server, with Debian's iPXE.
     fn default() -> Self {
-        Self { dhcp: Dhcp::Server, ipxe_dir: IPXE_DIR.into(), tables: "" }
+        Self { dhcp: Dhcp::Server, ipxe_dir: IPXE_DIR.into(), tables: String::new() }
     }
 }
 

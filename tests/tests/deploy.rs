@@ -13,7 +13,7 @@ use metalcast_tests::lab::Lab;
 use metalcast_tests::loopdev::LoopDisk;
 use metalcast_tests::process::run;
 use metalcast_tests::qemu::{BootOrder, Disk, Machine, Spec};
-use metalcast_tests::rig::{Artefacts, Rig};
+use metalcast_tests::rig::{Artefacts, Rig, Setup};
 use metalcast_tests::scene::{serial, used_mib};
 use metalcast_tests::serial::Line;
 use metalcast_tests::slot::Slot;
@@ -31,7 +31,7 @@ fn a_blank_machine_becomes_a_running_slot() {
     let artefacts = Artefacts::given_or_built().unwrap();
     let debian = image::debian().unwrap();
     let mut lab = Lab::new("deploy", 31).unwrap();
-    let mut rig = Rig::start(&lab, &artefacts).unwrap();
+    let mut rig = Rig::start_with(&lab, &artefacts, &with_additions(&lab).unwrap()).unwrap();
     rig.cli(&["image", "import", debian.zstd.to_str().unwrap(), "lab/debian"]).unwrap();
 
     let file = lab.dir().join(serial(1));
@@ -53,6 +53,18 @@ fn a_blank_machine_becomes_a_running_slot() {
     let slot = disk.partition(5).unwrap();
     let kind = run(Command::new("blkid").args(["-p", "-s", "TYPE", "-o", "value"]).arg(&slot));
     assert_eq!(kind.unwrap().trim(), "ext4");
+    // What the project adds: a file, and what its script did with the system's own programs.
+    let cat = |path: &str| {
+        run(Command::new("debugfs").args(["-R", &format!("cat {path}")]).arg(&slot)).unwrap()
+    };
+    assert_eq!(cat("/etc/motd"), "property of the lab\n");
+    assert!(cat("/etc/passwd").contains("\nstudent:"));
+    assert_eq!(cat("/etc/made-for").trim(), node);
+    let job = rig.cli(&["job", "show", "1"]).unwrap();
+    assert!(
+        job.contains("project-script: done in") && job.contains("last: student is there"),
+        "{job}"
+    );
     drop(disk);
 
     // A second slot leaves the first as it was, to the bit.
@@ -118,6 +130,18 @@ fn a_system_that_ran_is_captured_and_starts_on_another_machine() {
     let timeline = task["timeline"].as_array().unwrap();
     let report = timeline.iter().find(|moment| moment["what"] == "reported").unwrap();
     assert!(report["detail"].as_str().unwrap().contains("root /dev/vda6"), "{report}");
+}
+
+/// A controller whose project `lab` adds a file and a script.
+fn with_additions(lab: &Lab) -> Result<Setup> {
+    let dir = lab.dir().join("lab-adds");
+    std::fs::create_dir_all(dir.join("files/etc"))?;
+    std::fs::write(dir.join("files/etc/motd"), "property of the lab\n")?;
+    let script = "#!/bin/sh\nset -e\nuseradd --create-home student\n\
+                  echo \"$METALCAST_HOSTNAME\" >/etc/made-for\necho student is there\n";
+    std::fs::write(dir.join("script"), script)?;
+    let tables = format!("[[projects]]\nname = \"lab\"\npost_install = \"{}\"\n", dir.display());
+    Ok(Setup { tables, ..Setup::default() })
 }
 
 /// Waits for the login prompt of the system in a slot, whose filesystem has this UUID; the seconds since the firmware
