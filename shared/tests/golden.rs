@@ -15,6 +15,7 @@ use metalcast_shared::{
     inventory::{Fingerprint, Firmware, Inventory, Nic, Smbios},
     layout::Layout,
     manifest::{Chunk, Manifest, Page, PageRef, Partition, Run, SignedManifest},
+    post_install::PostInstall,
     to_agent::{
         BundleReply, Capture, CaptureSource, ChunkHeader, Deploy, DeployDisk, EnrolReply, FixUp,
         Overwrite, PageReply, Placed, SelectSlot, Standing, Task, ToAgent, Work,
@@ -111,6 +112,12 @@ fn deploy() -> Deploy {
                 without: FixUpStep::ALL.into(),
                 authorized_keys: vec!["ssh-ed25519 AAAA".parse().unwrap()],
                 kernel_args: vec!["quiet".parse().unwrap()],
+                post_install: Some(PostInstall {
+                    hash: Hash([8; 32]),
+                    packed_bytes: 300,
+                    entries: 2,
+                    has_script: true,
+                }),
             },
         },
         fresh: Some(Fresh { kind: FreshKind::Xfs, label: Some("root".parse().unwrap()) }),
@@ -251,7 +258,7 @@ fn to_controller(book: &mut Book) {
     let positions = vec![0, 1023];
     let chunks = Open::Chunks { revision: revision(), partition: partition(), page: 0, positions };
     book.add("open.chunks", &chunks);
-    book.add("open.bundle", &Open::Bundle { hash: Hash([7; 32]) });
+    book.add("open.packed", &Open::Packed { hash: Hash([7; 32]) });
     book.add("open.upload", &Open::Upload { task: task(), survey: Box::new(survey()) });
     book.add("open.side-file", &Open::SideFile { revision: revision(), name: "gap".into() });
     book.add("inventory", &ToController::Inventory(Box::new(inventory())));
