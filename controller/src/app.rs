@@ -57,7 +57,11 @@ impl Catalog for Images {
         }
     }
 
-    fn archive_index(&self, revision: &Revision, partition: &str) -> anyhow::Result<tar::Index> {
+    fn archive_index(
+        &self,
+        revision: &Revision,
+        partition: &str,
+    ) -> anyhow::Result<metalcast_formats::tar::Index> {
         Ok(Images::archive_index(self, revision, partition)?)
     }
 

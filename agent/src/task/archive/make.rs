@@ -10,8 +10,7 @@ const EXT4: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,ex
                     sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
 const EXT3: &str =
     "none,has_journal,ext_attr,resize_inode,dir_index,filetype,sparse_super,large_file";
-const EXT2: &str =
-    "none,ext_attr,resize_inode,dir_index,filetype,sparse_super,large_file";
+const EXT2: &str = "none,ext_attr,resize_inode,dir_index,filetype,sparse_super,large_file";
 
 pub(super) fn filesystem(fresh: &Fresh, node: &Path, log: &StepLog<'_>) -> anyhow::Result<()> {
     let label = fresh.label.as_ref().map(|label| ["-L", label.as_str()]);

@@ -95,7 +95,7 @@ fn tar(dir: &Path, options: &[&str]) -> Vec<u8> {
     done.stdout
 }
 
-fn rig(archive: Vec<u8>) -> Rig {
+fn rig(archive: &[u8]) -> Rig {
     Rig::new(Arc::new(TestImage::archive(archive, NEEDED_MIB)))
 }
 
@@ -134,7 +134,7 @@ const FULL: [&str; 5] = ["--format=pax", "--xattrs", "--xattrs-include=*", "--ac
 fn every_member_is_what_it_was_and_the_slot_starts_by_a_menu_of_ours() {
     let (dir, _) = system(&[]);
     std::fs::remove_file(dir.path().join("boot/grub/grub.cfg")).unwrap();
-    let rig = rig(tar(dir.path(), &FULL));
+    let rig = rig(&tar(dir.path(), &FULL));
     let mut wrong = order(&rig, FreshKind::Ext4);
     wrong.fresh = None;
     let source = TestSource::new(rig.image.clone());
@@ -188,7 +188,7 @@ fn other_filesystems_and_formats_hold_the_same() {
         (FreshKind::Btrfs, "btrfs", &FULL),
     ] {
         let (dir, archive) = system(options);
-        let rig = rig(archive);
+        let rig = rig(&archive);
         rig.run(&order(&rig, kind), &TestSource::new(rig.image.clone()), |_| {}).expect();
         check_same(&rig, driver, dir.path());
         with_slot(&rig, driver, |root| {
@@ -204,7 +204,7 @@ fn other_filesystems_and_formats_hold_the_same() {
 fn without_a_kernel_nothing_is_written() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("etc")).unwrap();
-    let rig = rig(tar(dir.path(), &[]));
+    let rig = rig(&tar(dir.path(), &[]));
     let before = rig.whole_hash();
     let outcome =
         rig.run(&order(&rig, FreshKind::Ext4), &TestSource::new(rig.image.clone()), |_| {});
@@ -215,7 +215,7 @@ fn without_a_kernel_nothing_is_written() {
 #[test]
 fn a_task_that_was_stopped_makes_the_filesystem_anew() {
     let (dir, archive) = system(&["--format=gnu", "--sparse"]);
-    let rig = rig(archive);
+    let rig = rig(&archive);
     let source = TestSource::new(rig.image.clone());
     let stop = |(event, cancel): (&TaskEvent, &crate::task::Cancel)| {
         if matches!(event, TaskEvent::StepStarted { step: Step::Verify }) {

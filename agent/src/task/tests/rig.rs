@@ -173,8 +173,8 @@ impl TestImage {
     }
 
     /// A tar archive.
-    pub(crate) fn archive(saved: Vec<u8>, needed_mib: u64) -> Self {
-        let (mut packer, mut seal) = (Packer::new(&saved[..]), archive_sealer());
+    pub(crate) fn archive(saved: &[u8], needed_mib: u64) -> Self {
+        let (mut packer, mut seal) = (Packer::new(saved), archive_sealer());
         let mut all = Vec::new();
         while let Some(packed) = packer.next_chunk().unwrap() {
             all.push(seal(packed).unwrap());
@@ -188,7 +188,7 @@ impl TestImage {
             device_bytes: needed_mib * MIB,
         };
         let mut all = all.into_iter();
-        Self::of_sealed(|| all.next(), facts, saved.clone(), String::new())
+        Self::of_sealed(|| all.next(), facts, saved.to_vec(), String::new())
     }
 
     fn of_sealed(
