@@ -15,8 +15,8 @@ use metalcast_formats::capture::{self, Blocks, CaptureError, Source, SourceFacts
 use metalcast_formats::partclone::ntfsclone;
 use metalcast_formats::stream::{self, Compression, Found};
 use metalcast_formats::{
-    chunk, disk_file, ext, gpt, grubenv, mbr, ntfs, partclone, probe, used as used_blocks,
-    whole_disk,
+    chunk, disk_file, ext, gpt, grubenv, mbr, ntfs, partclone, probe, tar as archives,
+    used as used_blocks, whole_disk,
 };
 use metalcast_netboot::dhcp::boot::BootSettings;
 use metalcast_netboot::dhcp::lease::LeaseTable;
@@ -33,7 +33,7 @@ use metalcast_shared::{to_agent, to_controller};
 pub type Target = fn(&[u8]);
 
 /// All targets by the name of their program and corpus.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("dhcp", dhcp),
     ("tftp", tftp),
     ("partclone", partclone),
@@ -42,6 +42,7 @@ pub const TARGETS: [(&str, Target); 8] = [
     ("sidecar", sidecar),
     ("messages", messages),
     ("stream", stream),
+    ("tar", tar),
 ];
 
 /// Decompressed bytes that are looked at: more than any window or block of the inputs covers.
@@ -268,5 +269,25 @@ pub fn messages(bytes: &[u8]) {
         {
             assert_eq!(set.to_string().parse().ok(), Some(set));
         }
+    }
+}
+
+/// A tar archive, cut into frames and taken apart again; the bytes as a frame with a context of its own.
+pub fn tar(bytes: &[u8]) {
+    let mut packer = archives::Packer::new(bytes);
+    while let Ok(Some(packed)) = packer.next_chunk() {
+        let mut parts = archives::Parts::new(&packed.context, &packed.plain.data);
+        while let Some(part) = parts.next_part().expect("what was packed can be taken apart") {
+            let archives::Part::Member { member, data, .. } = part else { continue };
+            let pieces = member.pieces(0, data.len() as u64);
+            assert_eq!(pieces.iter().map(|piece| piece.bytes).sum::<u64>(), data.len() as u64);
+        }
+        if let Some(index) = &packed.context.index {
+            let _ = index.newest().map(|start| start.menu("UUID=x"));
+        }
+    }
+    if let Ok(context) = archives::context_of(bytes) {
+        let mut parts = archives::Parts::new(&context, bytes);
+        while let Ok(Some(_)) = parts.next_part() {}
     }
 }

@@ -19,6 +19,7 @@ const NEEDED_MIB: u64 = 330;
 /// What a tree is made of, one line each: only what fix-ups change is left out.
 const LIST: &str = r#"
 import hashlib, os, stat, sys
+lines = []
 root = os.fsencode(sys.argv[1])
 skip = {b'etc/fstab', b'etc/hostname', b'etc/hosts', b'etc/machine-id', b'etc/metalcast', b'lost+found',
         b'boot/grub/grub.cfg', b'etc/ssh/ssh_host_rsa_key', b'etc/systemd', b'etc/ssh', b'etc', b'boot/grub', b'boot'}
@@ -26,7 +27,7 @@ def tell(path):
     full = os.path.join(root, path)
     s = os.lstat(full)
     kind = stat.S_IFMT(s.st_mode)
-    xattrs = {n: os.getxattr(full, n, follow_symlinks=False).hex() for n in os.listxattr(full, follow_symlinks=False)}
+    xattrs = {n: os.getxattr(full, n, follow_symlinks=False).hex() for n in os.listxattr(full, follow_symlinks=False) if 'SGI_ACL' not in n}
     line = [path, oct(s.st_mode), s.st_uid, s.st_gid, s.st_mtime_ns, sorted(xattrs.items())]
     if not stat.S_ISDIR(s.st_mode): line += [s.st_nlink]
     if kind == stat.S_IFREG:
@@ -34,12 +35,13 @@ def tell(path):
         if b'sparse' in path: line += ['holes' if s.st_blocks * 512 < s.st_size // 2 else 'full']
     if kind == stat.S_IFLNK: line += [os.readlink(full)]
     if kind in (stat.S_IFCHR, stat.S_IFBLK): line += [s.st_rdev]
-    print(line)
+    lines.append(str(line))
 for here, dirs, files in os.walk(root):
     dirs.sort()
     for name in sorted(dirs + files) + [b'.'] * (here == root):
         path = os.path.relpath(os.path.join(here, name), root)
-        if path not in skip and not path.startswith((b'etc/metalcast', b'etc/systemd', b'.')): tell(path)
+        if path not in skip and not path.startswith((b'etc/metalcast', b'etc/systemd', b'etc/ssh', b'.metalcast')): tell(path)
+print('\n'.join(sorted(lines)))
 "#;
 
 /// What GNU tar can save, beyond what every system has.
