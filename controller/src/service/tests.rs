@@ -1,5 +1,6 @@
 //! The service driven by simulated agents over channels, with a clock of our own.
 
+mod archives;
 mod captures;
 mod enrolment;
 mod jobs;
