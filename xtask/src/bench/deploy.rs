@@ -35,8 +35,9 @@ const DISK_BYTES: u64 = 500_000_000_000;
 const MOST_OF_PIPELINE: f64 = 0.8;
 /// Where the cable is the limit: both send the same bytes.
 const MOST_OF_PIPELINE_ON_WIRE: f64 = 1.0;
-/// What checking, unpacking and writing may cost of the rate that QUIC itself has.
-const LEAST_OF_QUIC: f64 = 0.9;
+/// What checking, unpacking and writing may cost of the rate that QUIC itself has on a cable. Without one, where bytes are
+/// only copied from process to process, there is no goal: unpacking alone takes longer than that.
+const LEAST_OF_QUIC_ON_WIRE: f64 = 0.9;
 
 const PIPELINE: &str = "nc|zstd|partclone";
 const BARE: &str = "bare QUIC";
@@ -135,9 +136,11 @@ impl Cable {
             pairs: turns.iter().map(pair).collect(),
             goal,
         };
-        let most = match self {
-            Self::Veth => MOST_OF_PIPELINE,
-            Self::Gigabit => MOST_OF_PIPELINE_ON_WIRE,
+        let (most, least_of_quic) = match self {
+            Self::Veth => (MOST_OF_PIPELINE, None),
+            Self::Gigabit => {
+                (MOST_OF_PIPELINE_ON_WIRE, Some(LEAST_OF_QUIC_ON_WIRE..=f64::INFINITY))
+            }
         };
         vec![
             figure(
@@ -155,7 +158,7 @@ impl Cable {
                     let rate = turn.ours.wire_bytes / 1e6 / turn.ours.transfer_seconds;
                     (rate, turn.bare_megabytes_per_second)
                 },
-                Some(LEAST_OF_QUIC..=f64::INFINITY),
+                least_of_quic,
             ),
             figure(
                 "all steps, read back and made bootable",
