@@ -103,6 +103,7 @@ fn deploy() -> Deploy {
         layout: layout(),
         slot: 5,
         overwrite: Overwrite::OwnSlot,
+        grow: true,
         fix_up: FixUp {
             hostname: "node1".into(),
             report: Some(ReportConfig { url: "http://10.0.0.1/report".into(), token: "t".into() }),
@@ -151,6 +152,7 @@ fn deploy_disk(table: DiskTable) -> DeployDisk {
         own: Some(table.id()),
         whole: WholeDisk { sector_bytes: 512, table, swaps, boot },
         overwrite: Overwrite::WholeDisk,
+        grow: Some(1),
         fix_up,
     }
 }
@@ -340,7 +342,7 @@ fn messages_have_the_bytes_of_their_version() {
     to_agent(&mut book);
     upload(&mut book);
     stored(&mut book);
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v3.txt");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v4.txt");
     if std::env::var_os("METALCAST_BLESS").is_some() {
         std::fs::write(&file, &book.0).unwrap();
     }

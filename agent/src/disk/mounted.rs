@@ -59,7 +59,8 @@ impl Mounted {
         Ok(())
     }
 
-    fn dir(&self) -> &Path {
+    /// Where it is mounted.
+    pub fn dir(&self) -> &Path {
         self.dir.as_deref().expect("only close, which consumes self, takes it")
     }
 }

@@ -4,6 +4,7 @@
 mod capture;
 mod deploy;
 mod filesystems;
+mod grow;
 mod interrupted;
 mod refused;
 pub(crate) mod rig;

@@ -177,6 +177,7 @@ impl Service {
                 overwrite,
                 hostname,
                 adaptation,
+                grow,
                 finish,
                 ..
             } => {
@@ -191,11 +192,20 @@ impl Service {
                     layout,
                     slot,
                     overwrite,
+                    grow,
                     fix_up,
                 })))
             }
             Work::DeployDisk {
-                image, disk, overwrite, own, hostname, adaptation, finish, ..
+                image,
+                disk,
+                overwrite,
+                own,
+                hostname,
+                adaptation,
+                grow,
+                finish,
+                ..
             } => {
                 let manifest = self.signed_manifest(core, &image).await?;
                 let DiskImage { whole, partitions } =
@@ -210,6 +220,7 @@ impl Service {
                     whole,
                     overwrite,
                     own,
+                    grow,
                     fix_up,
                 })))
             }

@@ -179,6 +179,9 @@ pub enum Work {
         /// How it is adapted beyond that.
         #[serde(default)]
         adaptation: Adaptation,
+        /// Whether its filesystem takes all of the slot.
+        #[serde(default)]
+        grow: bool,
         /// Bytes that the slot gets.
         write_bytes: u64,
         /// Bytes that come over the network for it.
@@ -230,6 +233,9 @@ pub enum Work {
         hostname: String,
         /// How they are adapted beyond that.
         adaptation: Adaptation,
+        /// Number of the partition that takes what the disk has beyond the image's.
+        #[serde(default)]
+        grow: Option<u16>,
         /// When the task is done.
         finish: Finish,
     },

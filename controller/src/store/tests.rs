@@ -66,6 +66,7 @@ fn task(number: i64, node: &NodeRecord) -> TaskRecord {
         overwrite: Overwrite::BlankOnly,
         hostname: "node1".into(),
         adaptation: Adaptation::default(),
+        grow: true,
         write_bytes: 1,
         wire_bytes: 2,
         finish: Finish::Report,
