@@ -39,7 +39,7 @@ mod verify;
 mod whole_disk;
 
 pub use capture::{Begun, Fault, Sending, Uploader};
-pub use context::{Cancel, Context, FetchBundle, Machine, Report, StepLog};
+pub use context::{Cancel, Context, FetchPacked, Machine, PackedFile, Report, StepLog};
 pub use plan::SlotAddress;
 pub use source::{ChunkSource, Closed, Delivery, DiskSource, Loss, Request, Sink, Wanted};
 pub use whole_disk::deploy_disk;

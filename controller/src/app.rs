@@ -14,6 +14,7 @@ use crate::{
     transfer,
 };
 use anyhow::Context;
+use metalcast_initramfs::bundle::BESIDE_DIR;
 use metalcast_shared::{
     id::{ImageName, Revision},
     manifest::{Manifest, SignedManifest},
@@ -153,7 +154,7 @@ impl Controller {
             agents,
             service.clone(),
             Arc::clone(&images),
-            config.boot.ram_image.clone(),
+            [config.boot.ram_image.join(BESIDE_DIR), config.post_install_dir()],
             Arc::clone(&pki),
             shutdown.clone(),
         ));
@@ -169,7 +170,7 @@ impl Controller {
 async fn open_images(config: &Config, pki: &Arc<Pki>) -> anyhow::Result<Arc<Images>> {
     let (dir, pki) = (config.images_dir(), Arc::clone(pki));
     let shown = dir.display().to_string();
-    let quotas = config.quotas.clone();
+    let quotas = config.quotas();
     let open = move || {
         let images = Images::open(&dir, Arc::new(move |root: &[u8]| pki.sign_manifest(root)))?;
         Ok::<_, StoreError>(images.with_quotas(quotas))

@@ -44,8 +44,17 @@ pub struct Config {
     pub nodes: NodePolicy,
     /// Partition schemes, by distinct names; never empty.
     pub layouts: Vec<Layout>,
-    /// Bytes that projects may occupy in the image store; those that are not named may fill the disk.
-    pub quotas: BTreeMap<String, u64>,
+    /// What is set for projects, by their names.
+    pub projects: BTreeMap<String, Project>,
+}
+
+/// What is set for a project.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Project {
+    /// Bytes that it may occupy in the image store; `None` for as many as the disk has.
+    pub quota_bytes: Option<u64>,
+    /// Directory of what is added to every system that is deployed from its images.
+    pub post_install: Option<PathBuf>,
 }
 
 /// The operators' interface.
@@ -271,6 +280,18 @@ impl Config {
     /// Directory of images.
     pub fn images_dir(&self) -> PathBuf {
         self.state_dir.join("images")
+    }
+
+    /// Directory of what projects add, for as long as tasks need it.
+    pub fn post_install_dir(&self) -> PathBuf {
+        self.state_dir.join("post-install")
+    }
+
+    /// Bytes that projects may occupy in the image store; those that are not named may fill the disk.
+    pub fn quotas(&self) -> BTreeMap<String, u64> {
+        let quota =
+            |(name, project): (&String, &Project)| Some((name.clone(), project.quota_bytes?));
+        self.projects.iter().filter_map(quota).collect()
     }
 }
 

@@ -19,6 +19,7 @@ pub mod config;
 pub mod images;
 pub mod jobs;
 pub mod pki;
+pub mod post_install;
 pub mod service;
 pub mod store;
 pub mod transfer;

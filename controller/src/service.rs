@@ -23,6 +23,7 @@ mod growth;
 mod history;
 mod made;
 mod operator;
+mod post_install;
 mod target;
 mod tasks;
 pub mod types;
@@ -40,7 +41,8 @@ pub use types::{
 };
 
 use crate::{
-    config::{Config, NodePolicy},
+    config::{Config, NodePolicy, Project},
+    post_install::Shelf,
     store::Store,
 };
 use metalcast_netboot::table::BootTable;
@@ -50,7 +52,10 @@ use metalcast_shared::{
     id::{NodeId, Revision},
     layout::Layout,
 };
-use std::sync::{Arc, RwLock, RwLockReadGuard};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, RwLock, RwLockReadGuard},
+};
 use tokio::sync::{Mutex, MutexGuard, watch};
 
 /// Seals a report's token, so that only we can read it.
@@ -92,6 +97,8 @@ struct Settings {
     policy: NodePolicy,
     layouts: Vec<Layout>,
     report_url: String,
+    projects: BTreeMap<String, Project>,
+    shelf: Shelf,
 }
 
 impl Service {
@@ -104,6 +111,8 @@ impl Service {
             policy: config.nodes.clone(),
             layouts: config.layouts.clone(),
             report_url: config.report_url(),
+            projects: config.projects.clone(),
+            shelf: Shelf::new(config.post_install_dir()),
         };
         let started = (parts.clock)();
         let core = core::Core::load(&parts.store, started).await?;

@@ -5,7 +5,7 @@
 //! connection of a node ─┬─ Session ── messages both ways, one per connection
 //!                       ├─ Page ───── one page of a manifest
 //!                       ├─ Chunks ─── up to 64 frames, read ahead by two
-//!                       ├─ Bundle ─── tools that belong to the RAM image
+//!                       ├─ Packed ─── tools that belong to the RAM image, what a project adds
 //!                       ├─ SideFile ─ a small file beside an image
 //!                       └─ Upload ─── what a task captures, into the store
 //! ```
@@ -15,11 +15,11 @@
 //! [`FRAME_BUDGET_BYTES`] read ahead (or one larger frame), [`RECEIVE_WINDOW_BYTES`] received. An
 //! agent that stops reading loses its stream after [`WRITE_PROGRESS`] and holds up nobody else.
 
-mod bundles;
 mod chunks;
 mod close;
 mod connection;
 mod enrol;
+mod packed;
 mod session;
 mod side_files;
 mod uploads;
@@ -30,7 +30,6 @@ pub use close::Close;
 
 use crate::pki::{OnRefused, Pki, RefusedCertificate};
 use anyhow::Context;
-use metalcast_initramfs::bundle;
 use metalcast_shared::{
     boot::EnrolmentToken,
     hash::Hash,
@@ -209,8 +208,8 @@ struct Server<F, L> {
     library: Arc<L>,
     pages: chunks::PageCache,
     uploads: uploads::Uploads,
-    /// The directory of the bundles.
-    tools: PathBuf,
+    /// Directories of packed files.
+    packed: [PathBuf; 2],
     pki: Arc<Pki>,
     connections: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
@@ -246,13 +245,13 @@ impl Listener {
     }
 }
 
-/// Serves agents until `shutdown`, then closes all connections with a reason. `ram_image` is the
-/// directory of the RAM image, beside which bundles of tools lie.
+/// Serves agents until `shutdown`, then closes all connections with a reason. `packed` are the
+/// directories of the files that are asked for by their hash: bundles of tools, and what projects add.
 pub async fn run<F: Fleet, L: Library>(
     listener: Listener,
     fleet: F,
     library: Arc<L>,
-    ram_image: PathBuf,
+    packed: [PathBuf; 2],
     pki: Arc<Pki>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -262,7 +261,7 @@ pub async fn run<F: Fleet, L: Library>(
         library,
         pages: chunks::PageCache::default(),
         uploads: uploads::Uploads::default(),
-        tools: ram_image.join(bundle::BESIDE_DIR),
+        packed,
         pki,
         connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
         handshakes: Arc::new(Semaphore::new(MAX_UNVALIDATED_HANDSHAKES)),

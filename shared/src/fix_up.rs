@@ -1,5 +1,6 @@
 //! How a deployed system is adapted to its node and slot, as far as an operator has a say in it.
 
+use crate::post_install::PostInstall;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -26,6 +27,8 @@ pub struct Adaptation {
     pub authorized_keys: Vec<AuthorizedKey>,
     /// Words added to the kernel's command line, behind those of the image.
     pub kernel_args: Vec<KernelArg>,
+    /// What the image's project adds. The controller's word: an operator's is not heard.
+    pub post_install: Option<PostInstall>,
 }
 
 /// Filesystems, by partclone's names, on which systems are adapted.
@@ -52,11 +55,15 @@ pub enum FixUpStep {
     AuthorizedKeys,
     /// Package upgrades keep off the disk's boot code.
     GrubPc,
+    /// Files of the image's project.
+    ProjectFiles,
+    /// A script of the image's project, which runs in the system.
+    ProjectScript,
 }
 
 impl FixUpStep {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::UniqueFsId,
         Self::Fstab,
         Self::BootConfig,
@@ -65,6 +72,8 @@ impl FixUpStep {
         Self::SshHostKeys,
         Self::AuthorizedKeys,
         Self::GrubPc,
+        Self::ProjectFiles,
+        Self::ProjectScript,
     ];
 
     /// Its name, as operators write and read it.
@@ -78,6 +87,8 @@ impl FixUpStep {
             Self::SshHostKeys => "ssh-host-keys",
             Self::AuthorizedKeys => "authorized-keys",
             Self::GrubPc => "grub-pc",
+            Self::ProjectFiles => "project-files",
+            Self::ProjectScript => "project-script",
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod inventory;
 pub mod layout;
 pub mod manifest;
 pub mod node_set;
+pub mod post_install;
 pub mod to_agent;
 pub mod to_controller;
 pub mod transfer;

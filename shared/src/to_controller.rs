@@ -41,9 +41,9 @@ pub enum Open {
         /// Positions on that page, at most [`MAX_CHUNKS_PER_REQUEST`].
         positions: Vec<u16>,
     },
-    /// Ask for a bundle of tools that belongs to the RAM image; the answer is a
-    /// [`crate::to_agent::BundleReply`].
-    Bundle {
+    /// Ask for a bundle of tools that belongs to the RAM image, or what a project adds
+    /// ([`crate::post_install`]); the answer is a [`crate::to_agent::BundleReply`].
+    Packed {
         /// The hash of its file.
         hash: Hash,
     },

@@ -14,6 +14,7 @@ use metalcast_shared::{
     inventory::{Fingerprint, Firmware, Inventory, Nic, Smbios},
     layout::Layout,
     manifest::{Chunk, Manifest, Page, PageRef, Partition, Run, SignedManifest},
+    post_install::PostInstall,
     to_agent::{
         BundleReply, Capture, CaptureSource, ChunkHeader, Deploy, DeployDisk, EnrolReply, FixUp,
         Overwrite, PageReply, Placed, SelectSlot, Standing, Task, ToAgent, Work,
@@ -111,6 +112,12 @@ fn deploy() -> Deploy {
                 without: FixUpStep::ALL.into(),
                 authorized_keys: vec!["ssh-ed25519 AAAA".parse().unwrap()],
                 kernel_args: vec!["quiet".parse().unwrap()],
+                post_install: Some(PostInstall {
+                    hash: Hash([8; 32]),
+                    packed_bytes: 300,
+                    entries: 2,
+                    has_script: true,
+                }),
             },
         },
     }
@@ -251,7 +258,7 @@ fn to_controller(book: &mut Book) {
     let positions = vec![0, 1023];
     let chunks = Open::Chunks { revision: revision(), partition: partition(), page: 0, positions };
     book.add("open.chunks", &chunks);
-    book.add("open.bundle", &Open::Bundle { hash: Hash([7; 32]) });
+    book.add("open.packed", &Open::Packed { hash: Hash([7; 32]) });
     book.add("open.upload", &Open::Upload { task: task(), survey: Box::new(survey()) });
     book.add("open.side-file", &Open::SideFile { revision: revision(), name: "gap".into() });
     book.add("inventory", &ToController::Inventory(Box::new(inventory())));
@@ -342,7 +349,7 @@ fn messages_have_the_bytes_of_their_version() {
     to_agent(&mut book);
     upload(&mut book);
     stored(&mut book);
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v4.txt");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v5.txt");
     if std::env::var_os("METALCAST_BLESS").is_some() {
         std::fs::write(&file, &book.0).unwrap();
     }

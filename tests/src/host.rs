@@ -50,7 +50,8 @@ impl Shipped {
         self.dir.join("bin/metalcast-agent")
     }
 
-    fn loaders(&self) -> PathBuf {
+    /// The directory of its boot loaders.
+    pub fn loaders(&self) -> PathBuf {
         self.dir.join("lib/metalcast/grub")
     }
 }

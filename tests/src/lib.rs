@@ -5,6 +5,7 @@
 //! Everything is owned: when the value goes, so do the process, the namespace and the loop device. Nothing here touches
 //! the host's network or disks, and all files lie under `target/lab`.
 
+pub mod by_hand;
 pub mod cargo;
 pub mod clonezilla;
 pub mod dnsmasq;

@@ -38,6 +38,14 @@ impl LoopDisk {
         Ok(Self { path, held: Some(held) })
     }
 
+    /// Lets reads and writes pass the page cache of the disk file, as nothing lies in front of a real disk either.
+    ///
+    /// # Errors
+    /// When the file's filesystem has no such way (tmpfs).
+    pub fn bypass_cache(&self) -> Result<()> {
+        run(Command::new("losetup").arg("--direct-io=on").arg(&self.path)).map(drop)
+    }
+
     /// The device node, `/dev/loopN`.
     pub fn path(&self) -> &Path {
         &self.path

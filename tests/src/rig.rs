@@ -17,6 +17,9 @@ use crate::qemu::Machine;
 /// How long the controller may take to answer on its socket after its start.
 const CONTROLLER_START: Duration = Duration::from_secs(60);
 
+/// How long a machine may take from power-on until it has registered: ten times what an idle machine needs.
+const REGISTRATION: Duration = Duration::from_secs(300);
+
 /// How often a task is asked for: each asking is a process that the machines' emulation has to share with.
 const TASK_POLL: Duration = Duration::from_millis(50);
 
@@ -129,13 +132,13 @@ pub struct Setup {
     /// Where the boot files for firmware lie.
     pub ipxe_dir: PathBuf,
     /// Tables of the configuration beside those that every lab has, such as `[nodes]`.
-    pub tables: &'static str,
+    pub tables: String,
 }
 
 impl Default for Setup {
     /// The DHCP server, with Debian's iPXE.
     fn default() -> Self {
-        Self { dhcp: Dhcp::Server, ipxe_dir: IPXE_DIR.into(), tables: "" }
+        Self { dhcp: Dhcp::Server, ipxe_dir: IPXE_DIR.into(), tables: String::new() }
     }
 }
 
@@ -289,6 +292,25 @@ impl Rig {
             }
             process::pause()?;
         }
+    }
+
+    /// Waits until a machine that was switched on has registered as a new node, and approves it; its name.
+    ///
+    /// # Errors
+    /// As [`Rig::wait_for_nodes`].
+    pub fn enrol(&mut self, machine: &mut Machine) -> Result<String> {
+        let machine = std::slice::from_mut(machine);
+        let node = self.wait_for_nodes(machine, 1, "new", REGISTRATION)?.remove(0);
+        self.cli(&["node", "approve", &node])?;
+        Ok(node)
+    }
+
+    /// The whole configuration that the controller has, as `metalcast config show` prints it.
+    ///
+    /// # Errors
+    /// As [`Rig::cli`].
+    pub fn shown_configuration(&self) -> Result<String> {
+        run(bound(&self.program).args(["config", "show", "--config"]).arg(&self.config))
     }
 
     /// Orders work with a command that makes a job and does not wait; the job's number.

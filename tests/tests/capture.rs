@@ -43,7 +43,7 @@ const AGAIN_BYTES: u64 = 32 << 20;
 /// A host with the image in slot 5.
 fn with_slot_5(name: &str, subnet: u8, debian: &Debian) -> Result<Scene> {
     let disk = |lab: &Lab| Host::blank_disk(lab, &serial(1), DISK_BYTES);
-    let setup = Setup { tables: LAYOUT, ..Setup::default() };
+    let setup = Setup { tables: LAYOUT.to_owned(), ..Setup::default() };
     let mut scene = Scene::with(name, subnet, &setup, disk)?;
     scene.import(&debian.zstd)?;
     let job = scene.deploy(5)?;

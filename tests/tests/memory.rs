@@ -27,7 +27,7 @@ slot_mib = 1900000
 fn an_image_of_two_terabytes_needs_no_more_memory_than_others() {
     let sparse = image::sparse().unwrap();
     let disk = |lab: &Lab| Host::blank_disk(lab, &serial(1), DISK_BYTES);
-    let setup = Setup { tables: LAYOUT, ..Setup::default() };
+    let setup = Setup { tables: LAYOUT.to_owned(), ..Setup::default() };
     let mut scene = Scene::with("memory", 45, &setup, disk).unwrap();
     scene.import(&sparse.zstd).unwrap();
     let job = scene.deploy(5).unwrap();

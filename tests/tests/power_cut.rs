@@ -4,18 +4,18 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use metalcast_tests::by_hand::ByHand;
 use metalcast_tests::image;
 use metalcast_tests::lab::Lab;
 use metalcast_tests::process::run_for_code;
 use metalcast_tests::qemu::{BootOrder, Disk, Machine, Spec};
 use metalcast_tests::rig::{Artefacts, Rig};
-use metalcast_tests::scene::wire_bytes;
+use metalcast_tests::scene::{serial, wire_bytes};
 use metalcast_tests::seed::Seed;
 use metalcast_tests::slot::Slot;
 use serde_json::Value;
 
 /// Ten times what an idle machine needs.
-const REGISTRATION: Duration = Duration::from_secs(300);
 const WORK: Duration = Duration::from_secs(600);
 const CONSOLE: Duration = Duration::from_secs(300);
 
@@ -55,30 +55,23 @@ fn a_redeployment_survives_power_cuts() {
     let mut rig = Rig::start(&lab, &artefacts).unwrap();
     rig.cli(&["image", "import", debian.zstd.to_str().unwrap(), "lab/debian"]).unwrap();
 
-    // An old system that can be started.
-    let file = lab.dir().join("node1.disk");
+    // An old system that could be started; most of it is gone, so that there is something to transfer.
+    let file = lab.dir().join(serial(1));
     let spec = Spec::node(1).disk(Disk::blank(&file, DISK_BYTES, "MCDISK1").unwrap());
-    let mut machines = [Machine::start(&mut lab, &spec).unwrap()];
-    let names = rig.wait_for_nodes(&mut machines, 1, "new", REGISTRATION).unwrap();
-    let [mut machine] = machines;
-    let node = names[0].as_str();
-    rig.cli(&["node", "approve", node]).unwrap();
-    let deploy = ["deploy", "lab/debian", "--slot", "5", "--nodes", node, "--yes"];
-    let job = rig.order(&[&deploy[..], &["--report", "none"]].concat()).unwrap();
-    let ended = |task: &Value| task["ended"] == true;
-    let task = rig.wait_for_task(job, &mut machine, WORK, "slot 5 is deployed", ended).unwrap();
-    let whole = wire_bytes(&task);
-    assert!(whole > AGAIN_BYTES, "the image is too small to tell: {whole}");
-    machine.wait_for(STARTING, machine.started(), CONSOLE, "slot 5 is started").unwrap();
-    machine.cut_power();
-
-    // Most of it is gone, so that there is something to transfer.
+    let by_hand = ByHand::new(&lab, &artefacts, &rig).unwrap();
+    by_hand.deploy(&file, 5, &debian.zstd, "old").unwrap();
     Slot::of(&file, 5).unwrap().lose_from(KEPT_BYTES).unwrap();
-    let job = rig.order(&deploy).unwrap();
+    let images = rig.ask(&["image", "show", "lab/debian"]).unwrap();
+    let whole = images[0]["stored_bytes"].as_u64().unwrap();
+    assert!(whole > AGAIN_BYTES, "the image is too small to tell: {images:#}");
+
+    let mut machine = Machine::start(&mut lab, &spec).unwrap();
+    let node = rig.enrol(&mut machine).unwrap();
+    let job =
+        rig.order(&["deploy", "lab/debian", "--slot", "5", "--nodes", &node, "--yes"]).unwrap();
     let mut scene = Scene { lab, rig, spec, job };
 
     let percent = seed.draw(CUT);
-    let machine = scene.start().unwrap();
     let point = format!("{percent} % of the transfer are done");
     let reached = |task: &Value| {
         let progress = &task["progress"];

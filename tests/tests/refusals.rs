@@ -62,7 +62,7 @@ fn what_cannot_work_says_why() {
         File::create(&path)?.set_len(DISK_BYTES)?;
         Ok(path)
     };
-    let setup = Setup { tables: LAYOUTS, ..Setup::default() };
+    let setup = Setup { tables: LAYOUTS.to_owned(), ..Setup::default() };
     let mut scene = Scene::with("reasons", 42, &setup, disk).unwrap();
     let small = Unmount(scene.lab.dir().join("small"));
     scene.import(&debian.zstd).unwrap();

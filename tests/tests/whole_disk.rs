@@ -12,7 +12,6 @@ use metalcast_tests::qemu::{Disk, Machine, Spec};
 use metalcast_tests::rig::{Artefacts, Rig};
 
 /// Ten times what an idle machine needs.
-const REGISTRATION: Duration = Duration::from_secs(300);
 const LOGIN: Duration = Duration::from_secs(300);
 
 /// Larger than the disk of the image, with room for slots too; the file is sparse.
@@ -32,15 +31,13 @@ fn a_blank_machine_becomes_that_of_the_image() {
 
     let file = lab.dir().join("node1.disk");
     let spec = Spec::node(1).disk(Disk::blank(&file, DISK_BYTES, "MCDISK1").unwrap());
-    let mut machines = [Machine::start(&mut lab, &spec).unwrap()];
-    let names = rig.wait_for_nodes(&mut machines, 1, "new", REGISTRATION).unwrap();
-    let node = names[0].as_str();
-    rig.cli(&["node", "approve", node]).unwrap();
+    let mut machine = Machine::start(&mut lab, &spec).unwrap();
+    let node = rig.enrol(&mut machine).unwrap();
+    let node = node.as_str();
     let ordered = Instant::now();
     let deploy = ["deploy", "lab/debian", "--whole-disk", "--nodes", node];
     // The disk is blank, so that nothing has to be agreed to; and it ends when the system has reported.
     rig.cli(&[&deploy[..], &["--wait"]].concat()).unwrap();
-    let [mut machine] = machines;
     let prompt = format!("{node} login:");
     machine.wait_for(&prompt, ordered, LOGIN, "the deployed system's console").unwrap();
     machine.power_off().unwrap();

@@ -82,7 +82,7 @@ impl FixUpArgs {
                 .with_context(|| format!("reading {}", path.display()))?,
         };
         let (without, kernel_args) = (self.without.clone(), self.kernel_args.clone());
-        let adaptation = Adaptation { without, authorized_keys, kernel_args };
+        let adaptation = Adaptation { without, authorized_keys, kernel_args, post_install: None };
         Ok(FixUp { hostname: self.hostname.clone(), report: None, adaptation })
     }
 }

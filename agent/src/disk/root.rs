@@ -32,13 +32,19 @@ const TEMPORARY: &str = ".metalcast-new";
 #[derive(Debug)]
 pub struct Root {
     dir: OwnedFd,
+    path: PathBuf,
 }
 
 impl Root {
     /// Opens the directory that the system is mounted on.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let dir = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-        Ok(Self { dir: dir.into() })
+        Ok(Self { dir: dir.into(), path: path.to_owned() })
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The content of a file; `None` if there is no file of this name.
@@ -147,6 +153,22 @@ impl Root {
         self.remove(path)?;
         let (parent, name) = self.parent(path)?;
         symlinkat(to, &parent, name.as_path()).with_context(|| format!("linking {path} to {to}"))
+    }
+
+    /// Makes a directory of this mode, unless there is one. Those above it are made too.
+    pub fn make_dir(&self, path: &str, mode: u32) -> anyhow::Result<()> {
+        self.make_parent(path)?;
+        let (parent, name) = self.parent(path)?;
+        match mkdirat(&parent, name.as_path(), Mode::from_bits_truncate(0o700)) {
+            Ok(()) => {}
+            Err(Errno::EEXIST) => return self.open_dir(Path::new(path)).map(drop),
+            Err(errno) => return Err(errno).with_context(|| format!("making {path}")),
+        }
+        // The process's umask has taken its part of the mode.
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+        let made = self.open_at(path, flags, Mode::empty());
+        made.and_then(|dir| fchmod(&dir, Mode::from_bits_truncate(mode)))
+            .with_context(|| format!("setting the mode of {path}"))
     }
 
     /// Removes a file or link, if there is one.

@@ -1,9 +1,10 @@
-//! Pages, chunks and bundles of tools over the connection that there is, or the next one.
+//! Pages, chunks and packed files over the connection that there is, or the next one.
 
 use super::wire;
-use crate::task::{Cancel, ChunkSource, Closed, Delivery, DiskSource, Loss, Request, Sink, Wanted};
+use crate::task::{
+    Cancel, ChunkSource, Closed, Delivery, DiskSource, Loss, PackedFile, Request, Sink, Wanted,
+};
 use anyhow::{Context, bail, ensure};
-use metalcast_initramfs::bundle::Bundle;
 use metalcast_shared::{
     codec::MAX_MESSAGE_BYTES,
     hash::Hash,
@@ -180,12 +181,11 @@ impl Line {
         Self { links, cancel }
     }
 
-    /// A bundle of tools. The table in the RAM image is what bounds the memory taken for it.
-    pub(super) async fn bundle(&self, bundle: &Bundle) -> anyhow::Result<Vec<u8>> {
-        let mismatch = "it is not what was built with this RAM image";
-        let wanted = WantedFile { bytes: bundle.packed_bytes, hash: bundle.hash, mismatch };
-        let open = Open::Bundle { hash: bundle.hash };
-        self.file(&format!("tools {}", bundle.name), &open, wanted).await
+    /// A file by its hash.
+    pub(super) async fn packed(&self, file: PackedFile<'_>) -> anyhow::Result<Vec<u8>> {
+        let PackedFile { what, bytes, hash } = file;
+        let mismatch = "the controller's is not what the hash says";
+        self.file(what, &Open::Packed { hash }, WantedFile { bytes, hash, mismatch }).await
     }
 
     async fn file(&self, what: &str, open: &Open, wanted: WantedFile) -> anyhow::Result<Vec<u8>> {

@@ -3,10 +3,12 @@
 mod controller;
 
 use super::*;
-use crate::task::tests::rig::{Rig, TestImage, tool};
+use crate::task::{
+    PackedFile,
+    tests::rig::{Rig, TestImage, tool},
+};
 use controller::{Behaviour, Controller, Seen};
 use fetch::Line;
-use metalcast_initramfs::bundle::Bundle;
 use metalcast_shared::{
     boot::BootConfig,
     disk::Disk,
@@ -292,20 +294,14 @@ async fn tools_are_taken_only_as_they_were_built() {
     let connection = connector.connect(controller.address, Some(&identity)).await.unwrap();
     let (_links, links) = watch::channel(Some(connection));
     let line = Line::new(links, Arc::default());
-    let bundle = |packed_bytes, hash| Bundle {
-        name: "xfs".into(),
-        programs: Vec::new(),
-        inside: false,
-        packed_bytes,
-        hash,
-    };
-    let good = bundle(300_000, Hash::of(&tools));
-    assert_eq!(within(line.bundle(&good)).await.unwrap(), tools);
-    let (other, longer) = (bundle(300_000, Hash::of(b"")), bundle(300_001, Hash::of(&tools)));
+    let file = |bytes, hash| PackedFile { what: "tools xfs", bytes, hash };
+    let good = file(300_000, Hash::of(&tools));
+    assert_eq!(within(line.packed(good)).await.unwrap(), tools);
+    let (other, longer) = (file(300_000, Hash::of(b"")), file(300_001, Hash::of(&tools)));
     let (other, longer) =
-        within(async { tokio::join!(line.bundle(&other), line.bundle(&longer)) }).await;
+        within(async { tokio::join!(line.packed(other), line.packed(longer)) }).await;
     let error = other.unwrap_err().to_string();
-    assert!(error.starts_with("it is not what was built with this RAM image ("), "{error}");
+    assert!(error.starts_with("the controller's is not what the hash says ("), "{error}");
     let error = longer.unwrap_err().to_string();
     assert!(error.starts_with("it has 300000 bytes instead of 300001 ("), "{error}");
 }

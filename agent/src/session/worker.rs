@@ -9,9 +9,8 @@ use super::{
 };
 use crate::{
     console::StepConsole,
-    task::{self, Cancel, Context, Machine, Report},
+    task::{self, Cancel, Context, Machine, PackedFile, Report},
 };
-use metalcast_initramfs::bundle::Bundle;
 use metalcast_shared::{
     event::TaskEvent,
     id::TaskId,
@@ -177,7 +176,7 @@ impl Run {
             self.outbox.push(*id, report);
         };
         let line = Line::new(self.links.clone(), self.cancel.clone());
-        let fetch = |bundle: &Bundle| self.runtime.block_on(line.bundle(bundle));
+        let fetch = |file: PackedFile<'_>| self.runtime.block_on(line.packed(file));
         let context = Context {
             machine: &self.machine,
             report: &report,

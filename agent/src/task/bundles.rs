@@ -1,7 +1,7 @@
 //! Bundles of tools: unpacked into the root directory of the RAM image when a step needs a program of
 //! one first. What every deploy needs lies in the RAM image; the others come from the controller.
 
-use super::StepLog;
+use super::{PackedFile, StepLog};
 use anyhow::{Context, ensure};
 use metalcast_initramfs::{
     bundle::{self, Bundle, File},
@@ -46,8 +46,10 @@ fn unpack(root: &Path, bundle: &Bundle, log: &StepLog<'_>) -> anyhow::Result<()>
         ensure!(Hash::of(&packed) == bundle.hash, "{} is damaged", path.display());
         packed
     } else {
-        let packed = log.fetch(bundle)?;
-        log.note(format!("tools {} fetched ({} kB)", bundle.name, packed.len() / 1000));
+        let what = format!("tools {}", bundle.name);
+        let file = PackedFile { what: &what, bytes: bundle.packed_bytes, hash: bundle.hash };
+        let packed = log.fetch(file)?;
+        log.note(format!("{what} fetched ({} kB)", packed.len() / 1000));
         packed
     };
     let content = packed::unpack(&packed)?;
@@ -126,7 +128,7 @@ mod tests {
             }
         };
         let answers = Mutex::new(vec![answer]);
-        let fetch = |_: &Bundle| answers.lock().unwrap().pop().unwrap();
+        let fetch = |_: PackedFile<'_>| answers.lock().unwrap().pop().unwrap();
         let (machine, cancel) = (Machine::this(Path::new("/nonexistent")), Cancel::default());
         let context =
             Context { machine: &machine, report: &report, cancel: &cancel, fetch: Some(&fetch) };

@@ -3,10 +3,10 @@
 use super::Stopped;
 use crate::disk::{Device, Tap};
 use anyhow::{Context as _, bail};
-use metalcast_initramfs::bundle::Bundle;
 use metalcast_shared::{
     disk::Disk,
     event::{Progress, Step, TaskEvent},
+    hash::Hash,
 };
 use std::{
     fmt,
@@ -90,12 +90,23 @@ pub struct Context<'c> {
     pub report: &'c (dyn Fn(Report) + Sync),
     /// How the task is stopped.
     pub cancel: &'c Cancel,
-    /// How bundles of tools come from the controller, where there is one.
-    pub fetch: Option<&'c FetchBundle<'c>>,
+    /// How packed files come from the controller, where there is one.
+    pub fetch: Option<&'c FetchPacked<'c>>,
 }
 
-/// Gets a bundle's packed file, of the length and hash that are wanted.
-pub type FetchBundle<'c> = dyn Fn(&Bundle) -> anyhow::Result<Vec<u8>> + Sync + 'c;
+/// A file that the controller gives out by its hash.
+#[derive(Clone, Copy, Debug)]
+pub struct PackedFile<'f> {
+    /// What it is, for people.
+    pub what: &'f str,
+    /// Its length, which bounds the memory taken for it.
+    pub bytes: u32,
+    /// BLAKE3 of it.
+    pub hash: Hash,
+}
+
+/// Gets a packed file of the length and hash that are wanted.
+pub type FetchPacked<'c> = dyn Fn(PackedFile<'_>) -> anyhow::Result<Vec<u8>> + Sync + 'c;
 
 impl fmt::Debug for Context<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -158,9 +169,9 @@ impl<'c> StepLog<'c> {
         self.context.cancel
     }
 
-    /// Gets a bundle of tools from the controller.
-    pub(super) fn fetch(&self, bundle: &Bundle) -> anyhow::Result<Vec<u8>> {
+    /// Gets a packed file from the controller.
+    pub(super) fn fetch(&self, file: PackedFile<'_>) -> anyhow::Result<Vec<u8>> {
         let fetch = self.context.fetch.context("without a controller there is nobody to ask")?;
-        fetch(bundle)
+        fetch(file)
     }
 }

@@ -8,6 +8,7 @@ mod fs_id;
 mod fstab;
 mod grub_pc;
 mod identity;
+mod post_install;
 mod ssh;
 mod system;
 
@@ -108,6 +109,8 @@ fn adapt(
     log: &StepLog<'_>,
 ) -> anyhow::Result<bool> {
     let (hostname, adaptation) = (fix_up.hostname.as_str(), &fix_up.adaptation);
+    let packed = post_install::fetch(adaptation, log)?;
+    let added = post_install::content(&packed)?;
     for step in FixUpStep::ALL {
         if adaptation.without.contains(&step) {
             log.note(format!("{step}: left out, as asked for"));
@@ -130,6 +133,8 @@ fn adapt(
             (FixUpStep::AuthorizedKeys, _) => {
                 ssh::authorized_keys(root, &adaptation.authorized_keys)
             }
+            (FixUpStep::ProjectFiles, _) => post_install::files(root, &added),
+            (FixUpStep::ProjectScript, _) => post_install::script(root, &added, hostname, log),
         })?;
     }
     let report = fix_up.report.as_ref();

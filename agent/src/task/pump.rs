@@ -17,6 +17,8 @@ use metalcast_shared::{
     transfer::PageTransfer,
 };
 use std::{
+    num::NonZero,
+    ops::RangeInclusive,
     sync::{Mutex, PoisonError, mpsc},
     time::Duration,
 };
@@ -31,11 +33,17 @@ const CHUNKS_PER_REQUEST: usize = 16;
 /// Frames that wait for a worker; with one in each request's hands this bounds the memory.
 const WAITING_FRAMES: usize = 4;
 
-/// Threads that unpack and write: one can unpack while the other waits for the disk.
-const WORKERS: usize = 2;
+/// Threads that unpack and write: one more than processors, since one of them waits for the disk. Each has a chunk and
+/// its frame in memory.
+const WORKERS: RangeInclusive<usize> = 2..=4;
 
 /// How often a request to stop is looked for while nothing arrives.
 const CANCEL_POLL: Duration = Duration::from_millis(200);
+
+fn workers() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    (processors + 1).clamp(*WORKERS.start(), *WORKERS.end())
+}
 
 /// What a worker did with a delivery.
 enum Done {
@@ -79,7 +87,7 @@ impl Pump<'_> {
         std::thread::scope(|scope| {
             let (wanted_until_dropped, wanted) = watch::channel(());
             let sink = Sink::new(sender, wanted);
-            for _ in 0..WORKERS {
+            for _ in 0..workers() {
                 let (frames, results) = (&frames, results.clone());
                 let wanted = wanted_until_dropped.subscribe();
                 scope.spawn(move || self.work(frames, &wanted, &results, write));

@@ -229,12 +229,12 @@ impl File {
             boot: BootFiles { ram_image, ipxe_dir, kernel_args },
             nodes,
             layouts: self.layouts,
-            quotas: projects::check(self.projects)?,
+            projects: projects::check(self.projects)?,
         })
     }
 }
 
-fn absolute(key: &str, path: &Path) -> Result<(), Wrong> {
+pub(super) fn absolute(key: &str, path: &Path) -> Result<(), Wrong> {
     if path.is_absolute() { Ok(()) } else { wrong(key, "must be an absolute path") }
 }
 
@@ -511,7 +511,7 @@ impl From<&Config> for File {
             boot: BootKeys { ram_image, ipxe_dir, kernel_args, answer_router_solicitations },
             nodes: NodeKeys { name_prefix, approve, default_layout, reenrol },
             layouts: config.layouts.clone(),
-            projects: projects::keys(&config.quotas),
+            projects: projects::keys(&config.projects),
         }
     }
 }

@@ -49,9 +49,14 @@ fn what_is_shown_can_be_read_again() {
     let silent = format!("{LAB}[boot]\nanswer_router_solicitations = false\n");
     let relayed = format!("{LAB}{RELAYED}");
     let off = LAB.replace("[dhcp]", "[dhcp]\nmode = \"off\"");
-    let quotas = format!("{LAB}[[projects]]\nname = \"lab\"\nquota_mib = 1000\n");
-    assert_eq!(parse(&quotas).unwrap().quotas["lab"], 1000 << 20);
-    for text in [LAB.to_owned(), off, PROXY.to_owned(), silent, relayed, quotas] {
+    let projects = format!(
+        "{LAB}[[projects]]\nname = \"lab\"\nquota_mib = 1000\n\
+         [[projects]]\nname = \"web\"\npost_install = \"/srv/web\"\n"
+    );
+    let config = parse(&projects).unwrap();
+    assert_eq!(config.quotas(), [("lab".to_owned(), 1000 << 20)].into());
+    assert_eq!(config.projects["web"].post_install.as_deref(), Some(Path::new("/srv/web")));
+    for text in [LAB.to_owned(), off, PROXY.to_owned(), silent, relayed, projects] {
         let config = parse(&text).unwrap();
         assert_eq!(parse(&config.to_string()).unwrap(), config);
     }
@@ -157,7 +162,7 @@ fn a_file_that_is_not_there_says_what_to_do() {
 }
 
 #[test]
-fn quotas_are_of_projects_that_can_be() {
+fn what_is_set_for_projects_must_be_able_to_be() {
     let project =
         |name: &str, quota: &str| format!("[[projects]]\nname = \"{name}\"\nquota_mib = {quota}\n");
     for (text, key) in [
@@ -166,6 +171,7 @@ fn quotas_are_of_projects_that_can_be() {
         (project("lab", "1") + &project("lab", "2"), "projects[1].name"),
         (project("lab", "9223372036854775807"), "projects[0].quota_mib"),
         (project("lab", "0"), "quota_mib"),
+        (project("lab", "1\npost_install = \"here\""), "projects[0].post_install"),
     ] {
         let error = parse(&format!("{LAB}{text}")).unwrap_err();
         let error = format!("{:#}", anyhow::Error::from(error));

@@ -6,6 +6,7 @@ use super::{
     core::{ActiveTask, Core},
     is_host_name,
     operator::{busy, find, no_image},
+    post_install::Added,
     view::{
         BootAnswer, BootRequest, DeployAnswer, DeployRequest, NodePlanView, PlanView, ReportMode,
     },
@@ -50,6 +51,10 @@ impl Service {
     ) -> Result<DeployAnswer, Refusal> {
         let image: ImageRef =
             request.image.parse().map_err(|error| Refusal::Invalid(format!("{error}")))?;
+        let added = self.added(&image.image, &request.adaptation.without).await?;
+        let mut request = request.clone();
+        request.adaptation.post_install = added.as_ref().map(Added::what);
+        let request = &request;
         let mut core = self.core().await;
         let revision = self.revision(&image).await?;
         // Not from memory: its files may be gone.
@@ -83,6 +88,9 @@ impl Service {
         let spec = target.spec(revision, finish(request.report));
         let limit = netboot_limit_ms(request.timeout_seconds)?;
         let tasks = planned.into_iter().map(|plan| (plan.node, plan.work)).collect();
+        if let Some(added) = added {
+            self.keep_added(&core, added).await?;
+        }
         let job = self.begin(&mut core, spec, tasks, limit, who).await?;
         Ok(DeployAnswer { plan, job: Some(job) })
     }
@@ -282,7 +290,7 @@ fn check_host_name(request: &DeployRequest, nodes: usize) -> Result<(), Refusal>
 
 /// What is asked for and left out at once was not meant.
 fn check_adaptation(adaptation: &Adaptation) -> Result<(), Refusal> {
-    let Adaptation { without, authorized_keys, kernel_args } = adaptation;
+    let Adaptation { without, authorized_keys, kernel_args, .. } = adaptation;
     for (step, option, asked, most) in [
         (
             FixUpStep::AuthorizedKeys,

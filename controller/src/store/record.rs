@@ -267,6 +267,16 @@ impl Work {
         }
     }
 
+    /// How what it deploys is adapted.
+    pub fn adaptation(&self) -> Option<&Adaptation> {
+        match self {
+            Self::Deploy { adaptation, .. } | Self::DeployDisk { adaptation, .. } => {
+                Some(adaptation)
+            }
+            Self::SelectSlot { .. } | Self::Capture { .. } => None,
+        }
+    }
+
     /// The image that it needs.
     pub fn image(&self) -> Option<&Revision> {
         match self {

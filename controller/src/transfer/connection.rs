@@ -1,7 +1,7 @@
 //! One connection from handshake to end.
 
 use super::{
-    Close, FRAME_BUDGET_BYTES, Fleet, Library, OPEN_DEADLINE, Server, bundles, chunks, enrol,
+    Close, FRAME_BUDGET_BYTES, Fleet, Library, OPEN_DEADLINE, Server, chunks, enrol, packed,
     session, side_files, uploads,
     wire::{self, End},
 };
@@ -191,7 +191,7 @@ async fn dispatch<F: Fleet, L: Library>(
         Open::Upload { task, survey } => {
             uploads::serve(server, peer, task, *survey, send, receive).await
         }
-        Open::Bundle { hash } => bundles::serve(server, hash, send).await,
+        Open::Packed { hash } => packed::serve(server, hash, send).await,
         Open::SideFile { revision, name } => {
             side_files::serve(server, peer, revision, name, send).await
         }

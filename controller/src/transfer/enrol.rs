@@ -52,7 +52,7 @@ async fn exchange<F: Fleet, L: Library>(
         Open::Session(_)
         | Open::Page { .. }
         | Open::Chunks { .. }
-        | Open::Bundle { .. }
+        | Open::Packed { .. }
         | Open::Upload { .. }
         | Open::SideFile { .. } => {
             return Err(End::Ours(Close::NoCertificate));

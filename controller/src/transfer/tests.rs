@@ -240,9 +240,8 @@ impl Rig {
         let sign = Arc::new(move |root: &[u8]| signer.sign_manifest(root));
         let images = Arc::new(Images::open(&dir, sign).unwrap());
         let library = Arc::new(FakeLibrary(images.clone()));
-        let ram_image = temp.path().join("ram-image");
-        let server =
-            run(listener, fleet.clone(), library, ram_image, pki.clone(), shutdown.clone());
+        let packed = ["tools", "post-install"].map(|name| temp.path().join(name));
+        let server = run(listener, fleet.clone(), library, packed, pki.clone(), shutdown.clone());
         let server = tokio::spawn(server);
         Self { temp, pki, fleet, images, address, shutdown, server }
     }
@@ -577,22 +576,24 @@ async fn a_file_beside_an_image_is_given_to_whose_task_needs_the_image() {
 }
 
 #[tokio::test]
-async fn a_bundle_of_tools_is_given_by_its_hash_and_a_missing_one_is_told() {
+async fn packed_files_are_given_by_their_hash_and_a_missing_one_is_told() {
     let rig = Rig::new();
-    let tools = rig.temp.path().join("ram-image/tools");
-    std::fs::create_dir_all(&tools).unwrap();
-    // Several pieces, the last one short.
-    let content = frame(1);
-    let hash = Hash::of(&content);
-    std::fs::write(tools.join(format!("{hash}.zst")), &content).unwrap();
     let agent = rig.agent(node()).await;
-    let (_send, mut receive) = open(&agent, &Open::Bundle { hash }).await;
-    let reply: BundleReply = read(&mut receive).await;
-    assert_eq!(reply, BundleReply::File { bytes: FRAME_BYTES });
-    assert_eq!(receive.read_to_end(FRAME_BYTES as usize).await.unwrap(), content);
-    let (_send, mut receive) = open(&agent, &Open::Bundle { hash: Hash::of(b"other") }).await;
+    for (number, dir) in [(1, "tools"), (2, "post-install")] {
+        let dir = rig.temp.path().join(dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        // Several pieces, the last one short.
+        let content = frame(number);
+        let hash = Hash::of(&content);
+        std::fs::write(dir.join(format!("{hash}.zst")), &content).unwrap();
+        let (_send, mut receive) = open(&agent, &Open::Packed { hash }).await;
+        let reply: BundleReply = read(&mut receive).await;
+        assert_eq!(reply, BundleReply::File { bytes: FRAME_BYTES });
+        assert_eq!(receive.read_to_end(FRAME_BYTES as usize).await.unwrap(), content);
+    }
+    let (_send, mut receive) = open(&agent, &Open::Packed { hash: Hash::of(b"other") }).await;
     let BundleReply::Unavailable { reason } = read(&mut receive).await else {
-        panic!("there is no such bundle")
+        panic!("there is no such file")
     };
     assert!(reason.contains("/tools/") && reason.contains("another RAM image"), "{reason}");
     rig.stop().await;

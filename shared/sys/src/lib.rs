@@ -6,6 +6,7 @@
 pub mod block;
 pub mod child;
 pub mod clock;
+pub mod confine;
 pub mod link;
 pub mod loopdev;
 pub mod module;

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! All take turns on the same cable. The image is about 1 GiB of real files, saved by Clonezilla with zstd; every run begins
-//! with its source in the page cache and with a blank disk, and ends when the disk is flushed.
+//! with its source in the page cache and with a blank disk, and ends when the disk is flushed. No page cache lies behind the
+//! disk: what is written to it is written.
 
 mod bare;
 mod ours;
@@ -74,6 +75,7 @@ pub fn measure(runs: u32, options: &initramfs::Options) -> Result<Vec<Figure>> {
     let image = step("preparing the image", image::filled)?;
     let lab = Lab::new("bench-deploy", 45)?;
     let host = Host::plug(&lab, 1, &Host::blank_disk(&lab, "MCBENCH1", DISK_BYTES)?)?;
+    host.disk().bypass_cache()?;
     let ours = step("importing the image", || Ours::new(&lab, &host, &artefacts, &image))?;
     let file = partclone_file(&image)?;
     let [netcat, libraries] = pipeline::PACKAGES.map(|name| &packages[name]);

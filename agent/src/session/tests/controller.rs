@@ -199,7 +199,7 @@ impl Shared {
                     .decode_page(page as usize, &self.image.pages[page as usize])?;
                 self.chunks(connection, &page, &positions, &mut send).await?;
             }
-            Open::Bundle { .. } => {
+            Open::Packed { .. } => {
                 let tools = &self.behaviour.tools;
                 let bytes = u32::try_from(tools.len()).unwrap();
                 wire::send(&mut send, &BundleReply::File { bytes }).await?;

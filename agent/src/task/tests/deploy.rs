@@ -65,7 +65,7 @@ fn an_operator_has_a_say_in_the_adaptation() {
     order.fix_up.adaptation = Adaptation {
         without: FixUpStep::ALL.into_iter().filter(left_out).collect(),
         authorized_keys: vec!["ssh-ed25519 AAAAC3Nz me".parse().unwrap()],
-        kernel_args: Vec::new(),
+        ..Adaptation::default()
     };
     let source = || TestSource::new(rig.image.clone());
     let notes = rig.run(&order, &source(), |_| {}).expect().notes().join("\n");

@@ -113,6 +113,7 @@ pub(in crate::cli) async fn deploy(
         without: command.without,
         authorized_keys: authorized_keys(command.authorized_keys.as_deref())?,
         kernel_args: command.kernel_args,
+        post_install: None,
     };
     let request = DeployRequest {
         image: command.image.to_string(),
@@ -187,12 +188,13 @@ fn authorized_keys(file: Option<&Path>) -> anyhow::Result<Vec<AuthorizedKey>> {
 fn describe(plan: &PlanView, printer: &Printer) -> String {
     let PlanView { image, target, adaptation, nodes } = plan;
     let mut lines = describe_target(image, target);
-    let Adaptation { without, authorized_keys, kernel_args } = adaptation;
+    let Adaptation { without, authorized_keys, kernel_args, post_install } = adaptation;
     let list = |words: Vec<String>| words.join(" ");
     for (what, words) in [
         ("without", list(without.iter().map(ToString::to_string).collect())),
         ("root keys", list(authorized_keys.iter().map(ToString::to_string).collect())),
         ("kernel", list(kernel_args.iter().map(ToString::to_string).collect())),
+        ("project", post_install.as_ref().map(ToString::to_string).unwrap_or_default()),
     ] {
         if !words.is_empty() {
             lines.push(format!("  {what:<9} {words}"));

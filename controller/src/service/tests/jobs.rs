@@ -114,6 +114,7 @@ async fn what_an_operator_says_of_the_adaptation_reaches_the_agent() {
         without: vec![FixUpStep::Hostname],
         authorized_keys: vec!["ssh-ed25519 AAAAC3Nz me".parse().unwrap()],
         kernel_args: vec!["quiet".parse().unwrap()],
+        post_install: None,
     };
     for step in [FixUpStep::AuthorizedKeys, FixUpStep::BootConfig] {
         let refused = rig.deploy_with("node1", |request| {

@@ -1,4 +1,5 @@
-//! Bundles of tools that lie beside the RAM image, to any node: files named by their hash.
+//! Packed files, to any node that knows their hash: bundles of tools that lie beside the RAM image, and what projects
+//! add to deployed systems.
 
 use super::{
     Fleet, Library, Server,
@@ -18,17 +19,19 @@ use tokio::{
 /// Read and sent at a time.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Answers a request for a bundle. Whether it is the right one the agent finds by its hash.
+/// Answers a request for a file. Whether it is the right one the agent finds by its hash.
 pub async fn serve<F: Fleet, L: Library>(
     server: &Server<F, L>,
     hash: Hash,
     send: &mut SendStream,
 ) -> Result<(), End> {
-    let path = server.tools.join(bundle::file_name(hash));
-    let (mut file, bytes) = match open(&path).await {
+    let name = bundle::file_name(hash);
+    let paths = server.packed.each_ref().map(|dir| dir.join(&name));
+    let path = paths.iter().find(|path| path.exists()).unwrap_or(&paths[0]);
+    let (mut file, bytes) = match open(path).await {
         Ok(opened) => opened,
         Err(error) => {
-            tracing::warn!("bundle not sent: {error:#}");
+            tracing::warn!("packed file not sent: {error:#}");
             let reason = format!(
                 "{error:#}; the node may have booted another RAM image than the one that is there"
             );
@@ -54,6 +57,6 @@ async fn open(path: &Path) -> anyhow::Result<(Take<File>, u32)> {
     let file = File::open(path).await.with_context(|| format!("opening {}", path.display()))?;
     let length = file.metadata().await.context("asking for its length")?.len();
     let bytes = u32::try_from(length).ok().filter(|bytes| *bytes <= bundle::PACKED_LIMIT);
-    let bytes = bytes.with_context(|| format!("{} is too long for a bundle", path.display()))?;
+    let bytes = bytes.with_context(|| format!("{} is too long to be sent", path.display()))?;
     Ok((file.take(length), bytes))
 }
