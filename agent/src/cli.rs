@@ -106,6 +106,14 @@ enum Command {
         #[command(flatten)]
         fix_up: FixUpArgs,
     },
+    /// Have the filesystem in a slot take all of it: ext2/3/4, XFS, btrfs
+    ///
+    /// After `fix-up`, which gives it another UUID where the machine holds the same one already; nothing
+    /// is lost.
+    Grow {
+        #[command(flatten)]
+        slot: SlotArgs,
+    },
     /// Write the boot loaders of the disk and of a slot; from here on the slot can be started
     BootCode {
         #[command(flatten)]
@@ -183,6 +191,7 @@ impl Command {
             Self::Clear { slot, image, leave } => stage::clear(slot, image, leave, machine),
             Self::Fill { slot, image } => stage::fill(slot, image, machine),
             Self::FixUp { slot, fix_up } => stage::fix_up(slot, fix_up, machine),
+            Self::Grow { slot } => stage::grow(slot, machine),
             Self::BootCode { slot, .. } => stage::boot_code(slot, machine),
             Self::Activate { slot } => stage::activate(slot, machine),
             Self::Restore(restore) => restore.run(),

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! table -> boot filesystem -> slot's first MiB zeroed, slot marked -> chunks -> read back
-//!   -> first MiB, boot code blank -> adapt the system -> loaders -> slot's boot sector -> mark gone
+//!   -> first MiB, boot code blank -> grow -> adapt the system -> loaders -> slot's boot sector -> mark gone
 //! ```
 //!
 //! A whole disk is made by [`deploy_disk`], with the same steps where they are the same.
@@ -25,6 +25,7 @@ mod driver;
 mod first_blocks;
 mod fix_up;
 mod format;
+mod grow;
 mod partition;
 mod plan;
 mod pump;
@@ -85,7 +86,12 @@ pub fn deploy(
         Some(archive) => fill(archive, &target, context)?,
         None => restore(&image, &target, source, context)?,
     }
-    let reports = step(context, Step::FixUp, |log| fix_up::run(&image.system(), &target, log))?;
+    let system = image.system();
+    let unique = match deploy.grow {
+        true => Some(step(context, Step::Grow, |log| grow::slot(&system, &target, log))?),
+        false => None,
+    };
+    let reports = step(context, Step::FixUp, |log| fix_up::run(&system, &target, unique, log))?;
     step(context, Step::BootCode, |log| boot_code::run(image.family, &target, log))?;
     step(context, Step::Activate, |log| {
         activate::run(&target, log)?;

@@ -19,6 +19,7 @@ mod catalog;
 mod core;
 mod deploy;
 mod enrol;
+mod growth;
 mod history;
 mod made;
 mod operator;

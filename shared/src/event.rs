@@ -32,6 +32,8 @@ pub enum Step {
     Survey,
     /// Read that and send it into the store.
     Capture,
+    /// Have a filesystem take all of its slot or partition; between first blocks and fix-up.
+    Grow,
 }
 
 impl fmt::Display for Step {
@@ -49,6 +51,7 @@ impl fmt::Display for Step {
             Self::Activate => "activate",
             Self::Survey => "survey",
             Self::Capture => "capture",
+            Self::Grow => "grow",
         })
     }
 }

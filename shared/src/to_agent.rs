@@ -117,6 +117,8 @@ pub struct Deploy {
     pub slot: u16,
     /// What may be lost.
     pub overwrite: Overwrite,
+    /// Whether the filesystem takes all of the slot.
+    pub grow: bool,
     /// How the system is adapted.
     pub fix_up: FixUp,
     /// The filesystem that is made for it, where the image is a tar archive.
@@ -140,6 +142,9 @@ pub struct DeployDisk {
     pub overwrite: Overwrite,
     /// A disk with this table is one that Metalcast deployed as a whole, and may be replaced.
     pub own: Option<TableId>,
+    /// Number of the partition that takes what the disk has beyond the image's, and its filesystem with
+    /// it.
+    pub grow: Option<u16>,
     /// How the Linux systems on it are adapted, if there are any.
     pub fix_up: FixUp,
 }
@@ -269,10 +274,39 @@ pub enum BundleReply {
     },
 }
 
+/// The steps of [`Work::Deploy`] where the filesystem grows.
+const GROWING_DEPLOY: [Step; 11] = [
+    Step::CheckDisk,
+    Step::Partition,
+    Step::Format,
+    Step::Clear,
+    Step::Transfer,
+    Step::Verify,
+    Step::FirstBlocks,
+    Step::Grow,
+    Step::FixUp,
+    Step::BootCode,
+    Step::Activate,
+];
+
+/// The steps of [`Work::DeployDisk`] where a partition grows.
+const GROWING_DEPLOY_DISK: [Step; 9] = [
+    Step::CheckDisk,
+    Step::Partition,
+    Step::Format,
+    Step::Transfer,
+    Step::Verify,
+    Step::FirstBlocks,
+    Step::Grow,
+    Step::FixUp,
+    Step::BootCode,
+];
+
 impl Work {
     /// The steps that the work takes, in order.
     pub fn steps(&self) -> &'static [Step] {
         match self {
+            Self::Deploy(deploy) if deploy.grow => &GROWING_DEPLOY,
             Self::Deploy(_) => &[
                 Step::CheckDisk,
                 Step::Partition,
@@ -287,6 +321,7 @@ impl Work {
             ],
             Self::SelectSlot(_) => &[Step::CheckDisk, Step::Activate],
             Self::Capture(_) => &[Step::CheckDisk, Step::Survey, Step::Capture],
+            Self::DeployDisk(deploy) if deploy.grow.is_some() => &GROWING_DEPLOY_DISK,
             Self::DeployDisk(_) => &[
                 Step::CheckDisk,
                 Step::Partition,

@@ -15,6 +15,9 @@ pub const EXTENDED_CODE_BYTES: usize = 446;
 /// Most bytes that are put between MBR and first partition: boot loaders need less than one MiB.
 pub const MAX_GAP_BYTES: u32 = 16 << 20;
 
+/// Filesystems, by partclone's names, that can be made larger where they are.
+pub const GROWN_FILESYSTEMS: [&str; 7] = ["ext2", "ext3", "ext4", "extfs", "btrfs", "xfs", "ntfs"];
+
 /// All of a disk but the content of its partitions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WholeDisk {

@@ -105,6 +105,7 @@ fn deploy() -> Deploy {
         layout: layout(),
         slot: 5,
         overwrite: Overwrite::OwnSlot,
+        grow: true,
         fix_up: FixUp {
             hostname: "node1".into(),
             report: Some(ReportConfig { url: "http://10.0.0.1/report".into(), token: "t".into() }),
@@ -160,6 +161,7 @@ fn deploy_disk(table: DiskTable) -> DeployDisk {
         own: Some(table.id()),
         whole: WholeDisk { sector_bytes: 512, table, swaps, boot },
         overwrite: Overwrite::WholeDisk,
+        grow: Some(1),
         fix_up,
     }
 }

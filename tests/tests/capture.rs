@@ -103,10 +103,15 @@ fn a_captured_slot_is_deployed_elsewhere_and_restored_by_clonezilla() {
     clonezilla::restore_partition(&stored(&scene, "lab/saved"), "1", 5, first, 7).unwrap();
     assert_eq!(scene.differences(&debian.disk, 7).unwrap(), Vec::<String>::new());
 
-    // On another machine by the controller.
+    // On another machine by the controller, where it fills its slot.
     let _first = scene.replace_host(2, DISK_BYTES).unwrap();
-    let job = scene.deploy_image("lab/saved", 6).unwrap();
-    scene.finish(job).unwrap();
+    let order = ["deploy", "lab/saved", "--slot", "6", "--nodes", &scene.node, "--grow"];
+    let plan = scene.rig.cli(&[&order[..], &["--dry-run"]].concat()).unwrap();
+    assert!(plan.contains("  grows     6 from "), "{plan}");
+    let job = scene.rig.order(&[&order[..], &["--report", "none"]].concat()).unwrap();
+    let task = scene.finish(job).unwrap();
+    let said = notes(&task, "grow");
+    assert!(said.contains("slot 6: ext4 grew from "), "{said}");
     assert_eq!(scene.differences(&debian.disk, 6).unwrap(), Vec::<String>::new());
 }
 

@@ -150,6 +150,10 @@ pub(super) fn fix_up(slot: &SlotArgs, args: &FixUpArgs, machine: &Machine) -> an
     change(Stage::FixUp(&args.wanted()?), slot, machine)
 }
 
+pub(super) fn grow(slot: &SlotArgs, machine: &Machine) -> anyhow::Result<()> {
+    change(Stage::Grow, slot, machine)
+}
+
 pub(super) fn boot_code(slot: &SlotArgs, machine: &Machine) -> anyhow::Result<()> {
     change(Stage::BootCode, slot, machine)
 }

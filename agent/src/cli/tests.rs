@@ -125,6 +125,10 @@ fn a_whole_deploy_by_hand() {
         bench.type_in(&verify).unwrap();
 
         bench.stage("fix-up --slot 5 --hostname node5").unwrap();
+        bench.stage("grow --slot 5").unwrap();
+        let said = tool(Command::new("dumpe2fs").arg("-h").arg(rig.node(5)));
+        let blocks = rig.plan.partition(5).unwrap().sectors / 8;
+        assert!(said.lines().any(|line| line.ends_with(&format!(" {blocks}"))), "{said}");
         assert!(!rig.is_startable(5));
         bench.stage("boot-code --slot 5").unwrap();
         bench.stage("activate --slot 5").unwrap();
@@ -181,6 +185,7 @@ fn stages_are_taken_in_order() {
     bench.stage("format").unwrap();
     bench.refused(&fill, "take the stage `clear` first");
     bench.refused(fix_up, "take the stage `fill` first");
+    bench.refused("grow --slot 5", "take the stage `fill` first");
     bench.stage(&clear).unwrap();
     bench.refused("boot-code --slot 5", "take the stage `fill` first");
     bench.stage(&fill).unwrap();

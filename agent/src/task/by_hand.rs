@@ -2,7 +2,7 @@
 //! those before it have left what it needs.
 //!
 //! ```text
-//! partition -> format -> clear -> fill -> fix-up -> boot-code -> activate
+//! partition -> format -> clear -> fill -> fix-up (-> grow) -> boot-code -> activate
 //! ```
 //!
 //! The steps themselves are those of a task; only the image comes from a directory instead of a
@@ -10,7 +10,9 @@
 
 use super::{
     Context, StepLog, activate, attempt, boot_code, check_disk, clear, first_blocks, fix_up,
-    format, partition,
+    format,
+    grow::{self, Place},
+    partition,
     plan::{BootState, Family, SlotAddress, System, TableState, Target},
     swap,
 };
@@ -37,6 +39,8 @@ pub enum Stage<'o> {
     },
     /// A system in the slot that fits node and slot.
     FixUp(&'o FixUp),
+    /// A filesystem that takes all of the slot.
+    Grow,
     /// The loaders of disk and slot.
     BootCode,
     /// The slot as the one that starts.
@@ -50,6 +54,7 @@ impl Stage<'_> {
             Self::Format => Step::Format,
             Self::Clear { .. } => Step::Clear,
             Self::FixUp(_) => Step::FixUp,
+            Self::Grow => Step::Grow,
             Self::BootCode => Step::BootCode,
             Self::Activate => Step::Activate,
         }
@@ -87,7 +92,7 @@ pub fn check<'o>(
             check_disk::fits(&what, needed_bytes, &target.slot)?;
             Ok(target)
         }
-        Stage::FixUp(_) | Stage::BootCode => {
+        Stage::FixUp(_) | Stage::Grow | Stage::BootCode => {
             let target = check_disk::installed(address, log)?;
             family(&target, log)?;
             Ok(target)
@@ -124,6 +129,7 @@ impl Ready<'_> {
             Stage::FixUp(fix_up) => {
                 format!("the system in slot {number} becomes that of {}", fix_up.hostname)
             }
+            Stage::Grow => format!("the filesystem in slot {number} takes all of it"),
             Stage::BootCode => format!("the loaders of the disk and of slot {number} are written"),
             Stage::Activate => format!("slot {number} becomes the one that starts"),
         }
@@ -140,7 +146,7 @@ impl Ready<'_> {
                 boot && is(self.target.plan.boot().number) || swap.is_some_and(|it| is(it.number))
             }
             Stage::Clear { .. } => is(self.target.slot.number),
-            Stage::FixUp(_) | Stage::BootCode | Stage::Activate => false,
+            Stage::FixUp(_) | Stage::Grow | Stage::BootCode | Stage::Activate => false,
         }
     }
 
@@ -153,8 +159,9 @@ impl Ready<'_> {
             Stage::Clear { content, .. } => clear::run(content, target, log),
             Stage::FixUp(fix_up) => {
                 let system = System { family: family(target, log)?, fix_up, fresh: None };
-                fix_up::run(&system, target, log).map(drop)
+                fix_up::run(&system, target, None, log).map(drop)
             }
+            Stage::Grow => grow::run(&Place::slot(target), log),
             Stage::BootCode => boot_code::run(family(target, log)?, target, log),
             Stage::Activate => activate::run(target, log),
         })

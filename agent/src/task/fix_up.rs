@@ -12,6 +12,8 @@ mod post_install;
 mod ssh;
 mod system;
 
+pub(super) use fs_id::Unique;
+
 use super::{
     StepLog,
     plan::{Family, System, Target, window},
@@ -50,9 +52,25 @@ impl Ids {
     }
 }
 
-/// Returns whether the system will report that it is up.
-pub(super) fn run(system: &System<'_>, target: &Target, log: &StepLog<'_>) -> anyhow::Result<bool> {
-    let ids = ids(system, target, log)?;
+/// Sub-step `unique-fs-id`, for a step that comes before this one.
+pub(super) fn make_unique(
+    system: &System<'_>,
+    target: &Target,
+    log: &StepLog<'_>,
+) -> anyhow::Result<Unique> {
+    fs_id::make_unique(system, target, log).context("fix-up unique-fs-id")
+}
+
+/// Returns whether the system will report that it is up. `unique` is there if the filesystem has its
+/// UUID already.
+pub(super) fn run(
+    system: &System<'_>,
+    target: &Target,
+    unique: Option<Unique>,
+    log: &StepLog<'_>,
+) -> anyhow::Result<bool> {
+    let unique = unique.map_or_else(|| make_unique(system, target, log), Ok)?;
+    let ids = ids(system, unique, target, log)?;
     let number = target.slot.number;
     let mounted = system::mount(system.family, &target.node(number, log)?, log)
         .with_context(|| format!("mounting slot {number}"))?;
@@ -143,8 +161,12 @@ fn sub_step(
     Ok(())
 }
 
-fn ids(system: &System<'_>, target: &Target, log: &StepLog<'_>) -> anyhow::Result<Ids> {
-    let unique = fs_id::make_unique(system, target, log).context("fix-up unique-fs-id")?;
+fn ids(
+    system: &System<'_>,
+    unique: Unique,
+    target: &Target,
+    log: &StepLog<'_>,
+) -> anyhow::Result<Ids> {
     let device = target.open(log)?;
     let table = mbr::read(&mut device.file(), device.bytes() / SECTOR_BYTES)?;
     let swap_uuid = match swap::of(&target.plan) {

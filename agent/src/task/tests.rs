@@ -5,6 +5,7 @@ mod archive;
 mod capture;
 mod deploy;
 mod filesystems;
+mod grow;
 mod interrupted;
 mod refused;
 pub(crate) mod rig;

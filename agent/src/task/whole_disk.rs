@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! old tables zeroed, new table, boot code blank -> swap -> chunks -> read back -> first MiB of each
-//!   partition -> adapt the systems -> first MiB of the ESP -> gap -> the MBR's code
+//!   partition -> grow -> adapt the systems -> first MiB of the ESP -> gap -> the MBR's code
 //! ```
 //!
 //! Wherever it ends before the last two, neither BIOS nor UEFI firmware finds anything to start.
@@ -14,7 +14,9 @@ mod systems;
 mod table;
 
 use super::{
-    Context, DiskSource, RestoreStep, StepLog, Stopped, first_blocks, note_memory,
+    Context, DiskSource, RestoreStep, StepLog, Stopped, first_blocks,
+    grow::{self, Place},
+    note_memory,
     plan::{NamedDisk, manifest_of},
     restore::Restore,
     step, swap, transfer, verify,
@@ -52,6 +54,9 @@ pub fn deploy_disk(
         let others = |extent: &Extent| extent.role != Role::Esp;
         image.restore(&target, source, others, log, first_blocks::run)
     })?;
+    if let Some(number) = order.grow {
+        step(context, Step::Grow, |log| grow::run(&target.place(number)?, log))?;
+    }
     let reports = step(context, Step::FixUp, |log| {
         ntfs::fit(&image, &target, log)?;
         systems::adapt(&image, &target, log)
@@ -138,6 +143,12 @@ impl DiskTarget {
     fn extent(&self, number: u16) -> anyhow::Result<&Extent> {
         let found = self.plan.partitions.iter().find(|extent| extent.number == number);
         found.with_context(|| format!("the image's table has no partition {number}"))
+    }
+
+    fn place(&self, number: u16) -> anyhow::Result<Place<'_>> {
+        let Extent { start_bytes, bytes, .. } = *self.extent(number)?;
+        let name = format!("partition {number}");
+        Ok(Place { disk: &self.disk, number, start_bytes, bytes, name })
     }
 }
 

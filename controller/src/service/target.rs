@@ -5,6 +5,7 @@ use super::{
     Refusal, Service,
     core::Core,
     deploy::{Planned, finish, usable, will_not_do},
+    growth,
     view::{DeployRequest, NodePlanView, PartitionView, ReportMode, TargetView},
 };
 use crate::{
@@ -41,6 +42,8 @@ enum Place<'m> {
 struct WholeDisk<'m> {
     image: DiskImage,
     partitions: Vec<(u16, &'m Partition)>,
+    /// Number of the one that grows.
+    grow: Option<u16>,
 }
 
 /// What we put on a node's disks.
@@ -59,6 +62,7 @@ impl Service {
         let image = &manifest.revision;
         let place = match (request.slot, request.whole_disk) {
             (Some(slot), false) => {
+                growth::check_slot(request.grow.as_ref())?;
                 let partition = choose_partition(manifest, request.partition.as_deref())?;
                 let fresh = self.fresh(request, image, partition).await?;
                 Place::Slot { slot, partition, fresh }
@@ -120,6 +124,7 @@ impl Service {
         let view = NodePlanView {
             layout: Some(layout.name.clone()),
             layout_action: Some(plan.layout),
+            grow: growth::of_slot(request.grow.as_ref(), layout, (slot, partition)),
             present: plan.present.as_ref().map(|used| used.image.clone()),
             lost: plan.foreign.clone(),
             needs_yes: plan.needs_yes(),
@@ -137,6 +142,8 @@ impl Service {
             hostname: view.hostname.clone(),
             adaptation: request.adaptation.clone(),
             fresh: fresh.cloned(),
+            // A filesystem that is made takes all of the slot from the beginning.
+            grow: request.grow.is_some() && fresh.is_none(),
             write_bytes,
             wire_bytes,
             finish: finish(request.report),
@@ -162,8 +169,10 @@ impl Service {
             yes: request.yes,
         })
         .map_err(will_not_do)?;
+        let grow = |number| growth::on_disk(number, &disk.image, plan.disk.bytes, &disk.partitions);
         let [write_bytes, wire_bytes] = bytes_of(disk.partitions.iter().map(|(_, part)| *part));
         let view = NodePlanView {
+            grow: disk.grow.map(grow).transpose()?,
             present: plan.present.as_ref().map(|used| used.image.clone()),
             lost: plan.foreign.clone(),
             needs_yes: plan.needs_yes(),
@@ -179,6 +188,7 @@ impl Service {
             own: plan.present.map(|used| used.table),
             hostname: view.hostname.clone(),
             adaptation: request.adaptation.clone(),
+            grow: disk.grow,
             finish: finish(request.report),
         };
         Ok(Planned { node: node.clone(), view, work })
@@ -279,7 +289,9 @@ impl<'m> WholeDisk<'m> {
         if !partitions.iter().any(is_adapted) {
             check_without_system(revision, request)?;
         }
-        Ok(Self { image, partitions })
+        let grow = |grow| growth::of_disk(grow, revision, &image, &partitions);
+        let grow = request.grow.as_ref().map(grow).transpose()?;
+        Ok(Self { image, partitions, grow })
     }
 
     fn views(&self) -> Vec<PartitionView> {
@@ -319,6 +331,7 @@ fn node_view(core: &Core, request: &DeployRequest, node: &NodeRecord, disk: &Dis
         contents: disk.contents.iter().map(ToString::to_string).collect(),
         layout: None,
         layout_action: None,
+        grow: None,
         present: None,
         lost: Vec::new(),
         needs_yes: false,

@@ -178,6 +178,7 @@ impl Service {
                 hostname,
                 adaptation,
                 fresh,
+                grow,
                 finish,
                 ..
             } => {
@@ -192,12 +193,21 @@ impl Service {
                     layout,
                     slot,
                     overwrite,
+                    grow,
                     fix_up,
                     fresh,
                 })))
             }
             Work::DeployDisk {
-                image, disk, overwrite, own, hostname, adaptation, finish, ..
+                image,
+                disk,
+                overwrite,
+                own,
+                hostname,
+                adaptation,
+                grow,
+                finish,
+                ..
             } => {
                 let manifest = self.signed_manifest(core, &image).await?;
                 let DiskImage { whole, partitions } =
@@ -212,6 +222,7 @@ impl Service {
                     whole,
                     overwrite,
                     own,
+                    grow,
                     fix_up,
                 })))
             }

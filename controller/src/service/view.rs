@@ -102,6 +102,9 @@ pub struct DeployRequest {
     /// And its label.
     #[serde(default)]
     pub label: Option<FreshLabel>,
+    /// Have the filesystem fill its slot, or a partition and its filesystem the disk.
+    #[serde(default)]
+    pub grow: Option<GrowRequest>,
     /// How long nodes may take to netboot.
     #[serde(default)]
     pub timeout_seconds: Option<u64>,
@@ -111,6 +114,15 @@ pub struct DeployRequest {
     /// What is there may be lost.
     #[serde(default)]
     pub yes: bool,
+}
+
+/// What is to grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrowRequest {
+    /// Number of the partition of a whole disk; without one it is the last with a filesystem that can.
+    #[serde(default)]
+    pub partition: Option<u16>,
 }
 
 /// How a deployed system reports.
@@ -295,6 +307,9 @@ pub struct NodePlanView {
     pub layout: Option<String>,
     /// What becomes of the partition table, for a slot.
     pub layout_action: Option<LayoutAction>,
+    /// What grows, if that was asked for.
+    #[serde(default)]
+    pub grow: Option<GrowView>,
     /// What we know to be in the slot, or to have made of the disk.
     pub present: Option<Revision>,
     /// What will be lost that we did not put there.
@@ -307,6 +322,23 @@ pub struct NodePlanView {
     pub write_bytes: u64,
     /// Bytes that will come over the network.
     pub wire_bytes: u64,
+}
+
+/// A slot or partition that grows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrowView {
+    /// Its number.
+    pub number: u16,
+    /// What is in it.
+    pub filesystem: String,
+    /// Whether that can be made larger; otherwise it stays as it is.
+    pub filesystem_grows: bool,
+    /// What the filesystem has in its slot, or the partition in the image.
+    pub from_bytes: u64,
+    /// What it will have.
+    pub to_bytes: u64,
+    /// Numbers of partitions that move to the end of the disk.
+    pub moved: Vec<u16>,
 }
 
 /// How a job stands as a whole.

@@ -183,6 +183,9 @@ pub enum Work {
         /// The filesystem that is made for it, where the image is a tar archive.
         #[serde(default)]
         fresh: Option<Fresh>,
+        /// Whether its filesystem takes all of the slot.
+        #[serde(default)]
+        grow: bool,
         /// Bytes that the slot gets.
         write_bytes: u64,
         /// Bytes that come over the network for it.
@@ -234,6 +237,9 @@ pub enum Work {
         hostname: String,
         /// How they are adapted beyond that.
         adaptation: Adaptation,
+        /// Number of the partition that takes what the disk has beyond the image's.
+        #[serde(default)]
+        grow: Option<u16>,
         /// When the task is done.
         finish: Finish,
     },

@@ -67,6 +67,7 @@ fn task(number: i64, node: &NodeRecord) -> TaskRecord {
         hostname: "node1".into(),
         adaptation: Adaptation::default(),
         fresh: None,
+        grow: true,
         write_bytes: 1,
         wire_bytes: 2,
         finish: Finish::Report,

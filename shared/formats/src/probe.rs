@@ -8,8 +8,11 @@ use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
 
 mod signatures;
+mod size;
 #[cfg(test)]
 mod tests;
+
+pub use size::{Growable, growable};
 
 /// How much of the start and of the end is looked at, in bytes.
 pub const WINDOW_BYTES: u64 = 1 << 20;

@@ -10,8 +10,11 @@ use metalcast_shared::whole_disk::{DiskTable, GptPartition, MbrPartition, TableI
 use std::io::{self, Read, Seek};
 use uuid::{Uuid, uuid};
 
+mod grow;
 #[cfg(test)]
 mod tests;
+
+pub use grow::{GrowError, Grown, grown, last_growable};
 
 /// GPT type of the partition that UEFI firmware starts from.
 const ESP: Uuid = uuid!("c12a7328-f81f-11d2-ba4b-00a0c93ec93b");

@@ -22,7 +22,7 @@ use std::path::Path;
 const MAX_OTHERS: usize = 4096;
 
 /// What the slot's filesystem is called from now on.
-pub(super) struct Unique {
+pub(in crate::task) struct Unique {
     pub(super) uuid: String,
     /// The one it had in the image, if it was given another.
     pub(super) image_uuid: Option<String>,

@@ -55,12 +55,17 @@ pub(crate) fn xfs() -> Arc<TestImage> {
     image("xfs", XFS_MIB, None)
 }
 
-fn btrfs() -> Arc<TestImage> {
+/// One that Linux resizes.
+pub(super) fn large_btrfs() -> Arc<TestImage> {
+    image("btrfs", 288, None)
+}
+
+pub(super) fn small_btrfs() -> Arc<TestImage> {
     image("btrfs", BTRFS_MIB, None)
 }
 
 /// The filesystem's own check, which changes nothing.
-fn check(node: &Path) {
+pub(super) fn check(node: &Path) {
     match blkid(node, "TYPE").as_str() {
         "xfs" => tool(Command::new("xfs_repair").arg("-n").arg(node)),
         "btrfs" => tool(Command::new("btrfs").args(["check", "--readonly"]).arg(node)),
@@ -70,7 +75,7 @@ fn check(node: &Path) {
 }
 
 /// A file's text as GRUB reads it.
-fn grub_cat(node: &Path, file: &str) -> String {
+pub(super) fn grub_cat(node: &Path, file: &str) -> String {
     let file = format!("(loop0){file}");
     tool(Command::new("grub-fstest").arg(node).args(["cat", &file]))
 }
@@ -113,7 +118,7 @@ fn xfs_keeps_its_first_sector_and_starts_from_the_gap() {
 
 #[test]
 fn btrfs_gets_its_boot_sector_in_the_room_before_its_superblock() {
-    let rig = Rig::new(btrfs());
+    let rig = Rig::new(small_btrfs());
     rig.deploy(5, Overwrite::BlankOnly).expect();
     assert!(rig.has_boot_sector(rig.slot_start(5)) && !rig.has_boot_sector(rig.gap_start(5)));
     check(&rig.node(5));
@@ -123,7 +128,7 @@ fn btrfs_gets_its_boot_sector_in_the_room_before_its_superblock() {
 
 #[test]
 fn before_it_is_adapted_the_slot_is_the_image_block_for_block() {
-    for image in [xfs(), btrfs()] {
+    for image in [xfs(), small_btrfs()] {
         let rig = Rig::new(image);
         let transferred = stopped_after(&rig, Step::Verify);
         assert!(transferred.cause().starts_with("first-blocks: cancelled"));
@@ -140,7 +145,7 @@ fn before_it_is_adapted_the_slot_is_the_image_block_for_block() {
 
 #[test]
 fn copies_in_two_slots_can_be_used_side_by_side() {
-    for image in [xfs(), btrfs()] {
+    for image in [xfs(), small_btrfs()] {
         let rig = Rig::new(image);
         rig.deploy(5, Overwrite::BlankOnly).expect();
         let before = rig.slot_hash(5);
@@ -213,7 +218,7 @@ fn an_xfs_slot_is_never_startable_half_way() {
 fn another_filesystem_in_the_same_slot_leaves_no_boot_sector_of_the_last_one() {
     let xfs = xfs();
     let mut rig = Rig::new(xfs.clone());
-    for image in [xfs.clone(), TestImage::ordinary(), xfs.clone(), btrfs(), xfs] {
+    for image in [xfs.clone(), TestImage::ordinary(), xfs.clone(), small_btrfs(), xfs] {
         let in_gap = image.partition().filesystem == "xfs";
         rig.image = image;
         rig.deploy(5, Overwrite::OwnSlot).expect();

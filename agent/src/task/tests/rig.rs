@@ -438,6 +438,7 @@ impl Rig {
             layout: self.layout.clone(),
             slot,
             overwrite,
+            grow: false,
             fix_up: FixUp {
                 hostname: format!("node{slot}"),
                 report: Some(ReportConfig {

@@ -13,12 +13,12 @@ use anyhow::{Context, bail, ensure};
 use metalcast_formats::{
     layout::SECTOR_BYTES,
     probe::Contents,
-    whole_disk::{self, Extent, Role, WholePlan},
+    whole_disk::{self, Extent, Grown, Role, WholePlan},
 };
 use metalcast_shared::{
     disk::Disk,
     to_agent::Overwrite,
-    whole_disk::{BootCode, EXTENDED_CODE_BYTES, MAX_GAP_BYTES, MBR_CODE_BYTES},
+    whole_disk::{BootCode, EXTENDED_CODE_BYTES, MAX_GAP_BYTES, MBR_CODE_BYTES, WholeDisk},
 };
 
 pub(super) fn run(image: &DiskImage<'_>, log: &StepLog<'_>) -> anyhow::Result<DiskTarget> {
@@ -26,7 +26,9 @@ pub(super) fn run(image: &DiskImage<'_>, log: &StepLog<'_>) -> anyhow::Result<Di
     let (disk, path) = check_disk::find(&order.disk, log)?;
     let device = log.machine().open(&path)?;
     check_disk::same_size(&disk, &device)?;
-    let plan = whole_disk::plan(&order.whole, device.bytes(), device.sector_bytes())
+    let grown = grown(image, device.bytes(), log)?;
+    let whole = grown.as_ref().unwrap_or(&order.whole);
+    let plan = whole_disk::plan(whole, device.bytes(), device.sector_bytes())
         .with_context(|| format!("{disk} cannot become that of {}", order.image))?;
     let target = DiskTarget { disk: NamedDisk { path, selector: order.disk.clone() }, plan };
     check_places(image, &target)?;
@@ -38,6 +40,27 @@ pub(super) fn run(image: &DiskImage<'_>, log: &StepLog<'_>) -> anyhow::Result<Di
     }
     may_overwrite(image, &disk, &device, log)?;
     Ok(target)
+}
+
+/// The image's disk with one partition as large as this disk allows, if that was asked for.
+fn grown(
+    image: &DiskImage<'_>,
+    disk_bytes: u64,
+    log: &StepLog<'_>,
+) -> anyhow::Result<Option<WholeDisk>> {
+    let Some(number) = image.order.grow else { return Ok(None) };
+    let grown = whole_disk::grown(&image.order.whole, number, disk_bytes)?;
+    let Grown { whole, was_bytes, bytes, moved } = grown;
+    log.note(match was_bytes == bytes {
+        true => format!("partition {number} stays at {bytes} bytes, the disk has no more"),
+        false => {
+            format!("partition {number} will have {bytes} bytes, in the image it has {was_bytes}")
+        }
+    });
+    for number in moved {
+        log.note(format!("partition {number} moves to the end of the disk"));
+    }
+    Ok(Some(whole))
 }
 
 /// That each image has a partition of its own that it fits into.

@@ -2,9 +2,9 @@
 //! copies behind the volume, which images lack.
 
 use super::{DiskImage, DiskTarget, window};
-use crate::task::StepLog;
+use crate::{disk::Window, task::StepLog};
 use anyhow::Context;
-use metalcast_formats::ntfs::{self, SECTOR_BYTES};
+use metalcast_formats::ntfs::{self, Fitted, SECTOR_BYTES};
 
 /// partclone's name of the filesystem.
 const NTFS: &str = "ntfs";
@@ -35,6 +35,7 @@ pub(super) fn fit(
             place.write_at(&fitted.sector, fitted.copy_at)?;
             device.flush()?;
         }
+        copy_at_end(&fitted, &place)?;
         if fitted.sector != sector {
             place.write_at(&fitted.sector, 0).context("writing an NTFS boot sector")?;
         }
@@ -47,4 +48,16 @@ pub(super) fn fit(
     }
     device.flush()?;
     device.drop_caches()
+}
+
+/// A volume that was resized has its copy in the partition's last sector, be there whole clusters up to
+/// that or not.
+fn copy_at_end(fitted: &Fitted, place: &Window<'_>) -> anyhow::Result<()> {
+    let Some(last) = place.bytes().checked_sub(SECTOR_BYTES as u64) else { return Ok(()) };
+    let mut there = [0; SECTOR_BYTES];
+    place.read_at(&mut there, last)?;
+    match ntfs::fitted(&there, 0).is_some_and(|_| there != fitted.sector) {
+        true => place.write_at(&fitted.sector, last),
+        false => Ok(()),
+    }
 }

@@ -10,8 +10,8 @@ use crate::{
     },
     jobs::plan::LayoutAction,
     service::view::{
-        BootAnswer, BootRequest, DeployAnswer, DeployRequest, NodePlanView, PartitionView,
-        PlanView, ReportMode, TargetView,
+        BootAnswer, BootRequest, DeployAnswer, DeployRequest, GrowRequest, GrowView, NodePlanView,
+        PartitionView, PlanView, ReportMode, TargetView,
     },
 };
 use anyhow::Context;
@@ -67,6 +67,10 @@ pub(in crate::cli) struct Deploy {
     /// Label of that filesystem
     #[arg(long, conflicts_with = "whole_disk")]
     label: Option<FreshLabel>,
+    /// Have the filesystem fill its slot; of a whole disk the last partition, or the one of this number,
+    /// and its filesystem the disk
+    #[arg(long, value_name = "NUMBER", num_args = 0..=1, require_equals = true)]
+    grow: Option<Option<u16>>,
     /// Seconds that nodes may take to netboot [default: 1800]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -134,6 +138,7 @@ pub(in crate::cli) async fn deploy(
         adaptation,
         fs: command.fs,
         label: command.label,
+        grow: command.grow.map(|partition| GrowRequest { partition }),
         timeout_seconds: command.timeout,
         dry_run: command.dry_run,
         yes: command.yes,
@@ -254,6 +259,9 @@ fn describe_node(node: &NodePlanView, lines: &mut Vec<String>, printer: &Printer
         };
         lines.push(format!("  layout    {layout} {action}"));
     }
+    if let Some(grow) = &node.grow {
+        describe_growth(grow, lines);
+    }
     if let Some(present) = &node.present {
         lines.push(format!("  replaces  {present}"));
     }
@@ -262,4 +270,14 @@ fn describe_node(node: &NodePlanView, lines: &mut Vec<String>, printer: &Printer
     }
     let (write, wire) = (bytes(node.write_bytes), bytes(node.wire_bytes));
     lines.push(format!("  transfer  {wire} to write {write}"));
+}
+
+fn describe_growth(grow: &GrowView, lines: &mut Vec<String>) {
+    let GrowView { number, filesystem, filesystem_grows, from_bytes, to_bytes, moved } = grow;
+    let (from, to) = (bytes(*from_bytes), bytes(*to_bytes));
+    let stays = if *filesystem_grows { "" } else { ", which stays as it is" };
+    lines.push(format!("  grows     {number} from {from} to {to} ({filesystem}{stays})"));
+    for number in moved {
+        lines.push(format!("  moves     {number} to the end of the disk"));
+    }
 }

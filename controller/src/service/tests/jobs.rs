@@ -3,7 +3,7 @@ use crate::{
     jobs::{plan::SlotStage, task::MAX_GENERATION},
     service::{
         AGENT_QUEUE, BootEventKind, Refusal, ReportRefusal, Run, ScriptAnswer,
-        view::{JobState, ReportMode},
+        view::{GrowRequest, JobState, ReportMode},
     },
 };
 use metalcast_netboot::table::BootAnswer;
@@ -127,6 +127,26 @@ async fn what_an_operator_says_of_the_adaptation_reaches_the_agent() {
     assert_eq!(order.await.unwrap().plan.adaptation, adaptation, "the plan shows it");
     let Work::Deploy(deploy) = agent.take_task().work else { panic!() };
     assert_eq!(deploy.fix_up.adaptation, adaptation);
+}
+
+#[tokio::test]
+async fn a_filesystem_grows_to_its_slot_only_where_that_is_asked_for() {
+    let rig = Rig::new().await;
+    let mut agent = rig.approved(&Machine::new(1)).await;
+    let named = rig.deploy_with("node1", |request| {
+        request.grow = Some(GrowRequest { partition: Some(5) });
+    });
+    let Err(Refusal::Invalid(message)) = named.await else { panic!() };
+    assert!(message.contains("for a slot --grow alone will do"), "{message}");
+    let order = rig.deploy_with("node1", |request| request.grow = Some(GrowRequest::default()));
+    let plan = order.await.unwrap().plan;
+    let grow = plan.nodes[0].grow.as_ref().unwrap();
+    assert_eq!((grow.number, grow.filesystem_grows), (5, true));
+    assert!(grow.from_bytes < grow.to_bytes, "{grow:?}");
+    let task = agent.take_task();
+    assert!(task.work.steps().contains(&Step::Grow));
+    let Work::Deploy(deploy) = task.work else { panic!() };
+    assert!(deploy.grow);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use crate::{
     jobs::plan::SlotStage,
     service::{
         BootEventKind, Refusal, Run, ScriptAnswer,
-        view::{DeployAnswer, DeployRequest, PartitionView, ReportMode, TargetView},
+        view::{DeployAnswer, DeployRequest, GrowRequest, PartitionView, ReportMode, TargetView},
     },
 };
 use metalcast_shared::{
@@ -195,4 +195,53 @@ async fn what_no_whole_disk_can_be_is_refused_with_what_to_do() {
     });
     assert!(error.await.contains("there is no system for --hostname"));
     rig.deploy_disk(|request| request.report = ReportMode::None).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_partition_of_a_whole_disk_grows_and_swap_moves_out_of_its_way() {
+    let rig = Rig::with_disk(0x77).await;
+    let mut agent = rig.approved(&Machine::new(1)).await;
+    for named in [None, Some(1)] {
+        let dry = rig.deploy_disk(|request| {
+            (request.grow, request.dry_run) = (Some(GrowRequest { partition: named }), true);
+        });
+        let plan = dry.await.unwrap().plan;
+        let grow = plan.nodes[0].grow.as_ref().unwrap();
+        // The disk has 4 GiB; swap of one MiB ended at two GiB and one MiB.
+        assert_eq!((grow.number, grow.from_bytes), (1, 1 << 30));
+        assert_eq!(grow.to_bytes, (3 << 30) - (1 << 20));
+        assert_eq!((grow.moved.as_slice(), grow.filesystem_grows), (&[2][..], true));
+    }
+    let refused = async |partition| {
+        let grow = Some(GrowRequest { partition });
+        let refused = rig.deploy_disk(|request| request.grow = grow).await.unwrap_err();
+        let Refusal::Invalid(message) = refused else { panic!("{refused}") };
+        message
+    };
+    assert_eq!(refused(Some(2)).await, "partition 2 is swap; name one with a filesystem");
+    assert_eq!(refused(Some(7)).await, "the image's disk has no partition 7; it has 1, 2");
+
+    rig.deploy_disk(|request| request.grow = Some(GrowRequest::default())).await.unwrap();
+    let task = agent.take_task();
+    assert!(task.work.steps().contains(&Step::Grow));
+    let Work::DeployDisk(order) = task.work else { panic!() };
+    assert_eq!((order.grow, &order.whole), (Some(1), &disk_image(0x77).whole));
+}
+
+#[tokio::test]
+async fn what_cannot_grow_is_only_grown_by_its_number() {
+    let rig = Rig::with_disk(0x77).await;
+    let _agent = rig.approved(&Machine::new(1)).await;
+    *rig.catalog.filesystem.lock().unwrap() = Some("vfat");
+    let asked = |partition| {
+        rig.deploy_disk(move |request| {
+            (request.grow, request.dry_run) = (Some(GrowRequest { partition }), true);
+            request.report = ReportMode::None;
+        })
+    };
+    let refused = asked(None).await.unwrap_err().to_string();
+    assert!(refused.contains("no partition with ext2, ext3") && refused.contains("--grow=NUMBER"));
+    let plan = asked(Some(1)).await.unwrap().plan;
+    let grow = plan.nodes[0].grow.as_ref().unwrap();
+    assert_eq!((grow.filesystem.as_str(), grow.filesystem_grows), ("vfat", false));
 }

@@ -198,3 +198,91 @@ fn a_gpt_on_sectors_of_4_kib_is_written_and_read() {
     let table = gpt::read(&mut File::open(&disk).unwrap(), bytes / 4096, 4096).unwrap();
     assert_eq!((table.entries.len(), table.last_lba), (2, bytes / 4096 - 6));
 }
+
+/// What sfdisk says of each partition: first sector and length.
+fn rows(disk: &Path) -> Vec<(u64, u64)> {
+    let dump = tool(Command::new("sfdisk").arg("--dump").arg(disk));
+    let number = |line: &str, key: &str| {
+        let rest = line.split_once(key).unwrap().1.trim_start();
+        rest.split(',').next().unwrap().trim().parse().unwrap()
+    };
+    let rows = dump.lines().filter(|line| line.contains(" : "));
+    rows.map(|line| (number(line, "start="), number(line, "size="))).collect()
+}
+
+#[test]
+fn the_last_partition_of_a_gpt_takes_the_rest_of_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk");
+    let needed = 16 * MIB;
+    let image = gpt(needed / 512);
+    assert_eq!(last_growable(&image, |_| true), Some(4));
+    assert_eq!(last_growable(&image, |number| number < 4), Some(1));
+    assert_eq!(last_growable(&image, |_| false), None);
+    let was = needed / 512 - 33 - 4096;
+    for (bytes, more) in [(needed, 0), (needed + MIB / 2, 0), (100 * MIB, 84), (99 * MIB + 512, 83)]
+    {
+        let grown = grown(&image, 4, bytes).unwrap();
+        assert_eq!((grown.was_bytes, grown.bytes), (was * 512, was * 512 + more * MIB));
+        assert_eq!(grown.moved, []);
+        write(&plan(&grown.whole, bytes, 512).unwrap(), &disk, bytes);
+        let said = tool(Command::new("sgdisk").arg("-v").arg(&disk));
+        assert!(said.contains("No problems found"), "{said}");
+        assert_eq!(rows(&disk), [(2048, 2048), (4096, was + more * 2048)]);
+    }
+    assert_eq!(grown(&image, 1, 1 << 30), Err(GrowError::Blocked { number: 1, behind: 4 }));
+    let error = grown(&image, 7, 1 << 30).unwrap_err().to_string();
+    assert_eq!(error, "the image's disk has no partition 7; it has 1, 4");
+}
+
+#[test]
+fn swap_behind_the_partition_that_grows_moves_to_the_end_with_its_frame() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk");
+    // As Debian's installer does it: a root, and swap in a logical partition.
+    let mut image = whole(DiskTable::Mbr {
+        signature: 1,
+        partitions: vec![
+            mbr_part(1, 0x83, 2048, 20480, None),
+            mbr_part(2, 5, 24574, 4098, None),
+            mbr_part(5, 0x82, 24576, 4096, Some(24574)),
+        ],
+    });
+    assert_eq!(grown(&image, 1, 64 * MIB), Err(GrowError::Blocked { number: 1, behind: 5 }));
+    image.swaps =
+        vec![metalcast_shared::whole_disk::Swap { number: 5, uuid: None, label: String::new() }];
+    for (number, what) in [(2, "the extended one"), (5, "swap")] {
+        assert_eq!(grown(&image, number, 64 * MIB), Err(GrowError::WhatItIs { number, what }));
+    }
+    let grown = grown(&image, 1, 64 * MIB).unwrap();
+    assert_eq!((grown.bytes, grown.moved), (60 * MIB, vec![2, 5]));
+    write(&plan(&grown.whole, 64 * MIB, 512).unwrap(), &disk, 64 * MIB);
+    tool(Command::new("sfdisk").args(["--verify", "-q"]).arg(&disk));
+    let moved = 50 * 2048;
+    let end = 64 * 2048;
+    assert_eq!(
+        rows(&disk),
+        [(2048, 20480 + moved), (24574 + moved, 4098), (24576 + moved, end - 24576 - moved)]
+    );
+}
+
+#[test]
+fn a_logical_partition_grows_with_its_frame() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = dir.path().join("disk");
+    let mut image = mbr();
+    image.swaps =
+        vec![metalcast_shared::whole_disk::Swap { number: 6, uuid: None, label: String::new() }];
+    let grown = grown(&image, 5, 32 * MIB).unwrap();
+    assert_eq!(grown.moved, [6]);
+    write(&plan(&grown.whole, 32 * MIB, 512).unwrap(), &disk, 32 * MIB);
+    tool(Command::new("sfdisk").args(["--verify", "-q"]).arg(&disk));
+    let more = 26 * 2048;
+    assert_eq!(
+        rows(&disk),
+        [(2048, 2048), (4096, 8192 + more), (6144, 2048 + more), (10240 + more, 2048)]
+    );
+    // Beyond two TiB an MBR has no numbers.
+    let far = super::grown(&image, 5, 5 << 40).unwrap();
+    assert!(far.bytes < 2 << 40 && plan(&far.whole, 5 << 40, 512).is_ok());
+}

@@ -10,7 +10,11 @@ use metalcast_sys::loopdev::Options;
 use std::process::Command;
 
 /// Runs an order that must fail at once; its cause. Nothing of the disk is changed.
-fn refused(bench: &Bench, saved: &Saved, change: impl FnOnce(&mut DeployDisk)) -> String {
+pub(super) fn refused(
+    bench: &Bench,
+    saved: &Saved,
+    change: impl FnOnce(&mut DeployDisk),
+) -> String {
     let before = bench.whole_hash();
     let mut order = saved.order(bench.selector());
     change(&mut order);

@@ -149,6 +149,13 @@ impl Saved {
         Self::make(16 * MIB, table, &parts)
     }
 
+    /// NTFS, and FAT behind it.
+    pub(super) fn fat() -> Self {
+        let table = "label: dos\nlabel-id: 0x78\nstart=2048,size=16384,type=7\nstart=18432,size=32768,type=c\n";
+        let parts = [(1, 1, 8, Filled::Ntfs), (2, 9, 16, Filled::Fat)];
+        Self::make(26 * MIB, table, &parts)
+    }
+
     fn make(disk_bytes: u64, table: &str, parts: Parts<'_>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("source");
@@ -278,6 +285,7 @@ impl Saved {
             whole: self.disk.whole.clone(),
             overwrite: Overwrite::BlankOnly,
             own: None,
+            grow: None,
             fix_up: FixUp {
                 hostname: "node1".into(),
                 report: Some(ReportConfig {
