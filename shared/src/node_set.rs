@@ -11,7 +11,7 @@
 //! 08. Printing folds: numbers become ranges wherever that says exactly the same set.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     fmt,
     str::FromStr,
 };
@@ -21,6 +21,10 @@ mod tests;
 
 /// Most names that a set may be given as.
 pub const MAX_NAMES: usize = 65_536;
+
+/// Most runs of letters and of digits that all names have together that make a set: `node1` has two. That is what
+/// its memory depends on.
+const MAX_PIECES: usize = 16 * MAX_NAMES;
 
 /// Longest name: that of a DNS label and more (RFC 1035, section 2.3.4).
 const MAX_NAME_LEN: usize = 255;
@@ -84,7 +88,7 @@ impl FromStr for NodeSet {
     type Err = NodeSetError;
 
     fn from_str(text: &str) -> Result<Self, NodeSetError> {
-        Parser { text, rest: text }.set()
+        Parser { text, rest: text, pieces: 0 }.set()
     }
 }
 
@@ -219,38 +223,77 @@ fn ranges(numbers: &BTreeSet<Number>) -> Vec<(Number, Number)> {
 /// Few patterns that are the same names: for one position after the other, patterns that differ only
 /// there become one.
 fn fold(names: &BTreeSet<Name>) -> Vec<Vec<Part>> {
-    let part = |piece: &Piece| match piece {
-        Piece::Text(text) => Part::Text(text.clone()),
-        Piece::Number(number) => Part::Numbers(BTreeSet::from([*number])),
-    };
-    let mut patterns: Vec<Vec<Part>> =
-        names.iter().map(|name| name.0.iter().map(part).collect()).collect();
+    let mut parts = Parts::default();
+    let mut patterns: Vec<Vec<usize>> = names
+        .iter()
+        .map(|name| name.0.iter().map(|piece| parts.of_piece(piece)).collect())
+        .collect();
     let longest = patterns.iter().map(Vec::len).max().unwrap_or(0);
     for position in (0..longest).rev() {
-        let mut merged: Vec<Vec<Part>> = Vec::new();
-        let mut places: BTreeMap<Vec<Part>, usize> = BTreeMap::new();
+        let mut merged: Vec<(Vec<usize>, BTreeSet<Number>)> = Vec::new();
+        let mut places: HashMap<Vec<usize>, usize> = HashMap::new();
         for mut pattern in patterns {
-            let Some(Part::Numbers(numbers)) = pattern.get_mut(position) else {
-                merged.push(pattern);
+            let numbers = pattern.get(position).and_then(|part| match &parts.all[*part] {
+                Part::Numbers(numbers) => Some(numbers),
+                Part::Text(_) => None,
+            });
+            let Some(numbers) = numbers else {
+                merged.push((pattern, BTreeSet::new()));
                 continue;
             };
-            let numbers = std::mem::take(numbers);
-            let place = *places.entry(pattern.clone()).or_insert(merged.len());
-            if place == merged.len() {
-                merged.push(pattern);
-            }
-            if let Some(Part::Numbers(all)) = merged[place].get_mut(position) {
-                all.extend(numbers);
+            pattern[position] = usize::MAX;
+            match places.entry(pattern) {
+                Entry::Occupied(place) => merged[*place.get()].1.extend(numbers),
+                Entry::Vacant(place) => {
+                    merged.push((place.key().clone(), numbers.clone()));
+                    place.insert(merged.len() - 1);
+                }
             }
         }
-        patterns = merged;
+        let finish = |(mut pattern, numbers): (Vec<usize>, BTreeSet<Number>)| {
+            if !numbers.is_empty() {
+                pattern[position] = parts.number(Part::Numbers(numbers));
+            }
+            pattern
+        };
+        patterns = merged.into_iter().map(finish).collect();
     }
-    patterns
+    let parts_of =
+        |pattern: Vec<usize>| pattern.iter().map(|part| parts.all[*part].clone()).collect();
+    patterns.into_iter().map(parts_of).collect()
+}
+
+/// Every part once: names have most of theirs in common.
+#[derive(Default)]
+struct Parts {
+    all: Vec<Part>,
+    numbers: BTreeMap<Part, usize>,
+}
+
+impl Parts {
+    /// The number of a part.
+    fn number(&mut self, part: Part) -> usize {
+        if let Some(number) = self.numbers.get(&part) {
+            return *number;
+        }
+        self.all.push(part.clone());
+        self.numbers.insert(part, self.all.len() - 1);
+        self.all.len() - 1
+    }
+
+    fn of_piece(&mut self, piece: &Piece) -> usize {
+        self.number(match piece {
+            Piece::Text(text) => Part::Text(text.clone()),
+            Piece::Number(number) => Part::Numbers(BTreeSet::from([*number])),
+        })
+    }
 }
 
 struct Parser<'t> {
     text: &'t str,
     rest: &'t str,
+    /// Of all terms so far.
+    pieces: usize,
 }
 
 impl Parser<'_> {
@@ -300,7 +343,18 @@ impl Parser<'_> {
             return Err(self.wrong(&format!("a name of more than {MAX_NAME_LEN} characters")));
         }
         self.blanks();
-        Ok(names.iter().map(|name| Name::of(name)).collect())
+        let mut set = BTreeSet::new();
+        for name in names {
+            let name = Name::of(&name);
+            self.pieces += name.0.len();
+            if self.pieces > MAX_PIECES {
+                let what =
+                    format!("more than {MAX_PIECES} runs of letters and digits in all names");
+                return Err(self.wrong(&what));
+            }
+            set.insert(name);
+        }
+        Ok(set)
     }
 
     /// The numbers in brackets, at most `limit`, up to and with the closing one.

@@ -78,8 +78,18 @@ fn mistakes_are_named_with_their_place() {
         let error = text.parse::<NodeSet>().unwrap_err();
         assert!(error.what.contains(part) && error.at == at, "{text}: {error}");
     }
+    let rows = format!("{}[0-65535]", "a1".repeat(20)).parse::<NodeSet>().unwrap_err();
+    assert!(rows.what.contains("runs of letters and digits"), "{rows}");
     let long = "n".repeat(300).parse::<NodeSet>().unwrap_err();
     assert!(long.what.contains("255"), "{long}");
+}
+
+#[test]
+fn names_of_many_parts_cost_no_more_than_their_text() {
+    // 4 to the power of 7 names with 30 parts each.
+    let text = format!("{}r", "rack[0-3]n4:A0".repeat(7));
+    let set: NodeSet = text.parse().unwrap();
+    assert_eq!((set.len(), set.to_string()), (1 << 14, text));
 }
 
 proptest! {
