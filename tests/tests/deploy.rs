@@ -113,20 +113,21 @@ fn a_system_that_ran_is_captured_and_starts_on_another_machine() {
     let mut machine = Machine::start(&mut lab, &spec).unwrap();
     let node = rig.enrol(&mut machine).unwrap();
     let job = rig.order(&["capture", &node, "lab/saved", "--slot", "5"]).unwrap();
+    // The other machine waits for its work meanwhile.
+    let file = lab.dir().join(serial(2));
+    let spec = Spec::node(2).disk(Disk::blank(&file, DISK_BYTES, "MCDISK2").unwrap());
+    let mut other = Machine::start(&mut lab, &spec).unwrap();
     let done = |task: &Value| task["state"] == "done";
     let task = rig.wait_for_task(job, &mut machine, WORK, "slot 5 is captured", done).unwrap();
     assert_eq!(task["saved"], "lab/saved@1", "{task:#}");
     println!("the agent used at most {} MiB", used_mib(&task).unwrap());
-    // It was sent on to its disk, which starts what it started before.
+
+    let node = rig.enrol(&mut other).unwrap();
+    let job = rig.order(&["deploy", "lab/saved", "--slot", "6", "--nodes", &node]).unwrap();
+    // The first was sent on to its disk, which starts what it started before.
     seconds_to_login(&mut machine, "golden", 5, &uuid).unwrap();
     machine.power_off().unwrap();
-
-    let file = lab.dir().join(serial(2));
-    let spec = Spec::node(2).disk(Disk::blank(&file, DISK_BYTES, "MCDISK2").unwrap());
-    let mut machine = Machine::start(&mut lab, &spec).unwrap();
-    let node = rig.enrol(&mut machine).unwrap();
-    let job = rig.order(&["deploy", "lab/saved", "--slot", "6", "--nodes", &node]).unwrap();
-    let task = rig.wait_for_task(job, &mut machine, WORK, "slot 6 reports in", done).unwrap();
+    let task = rig.wait_for_task(job, &mut other, WORK, "slot 6 reports in", done).unwrap();
     let timeline = task["timeline"].as_array().unwrap();
     let report = timeline.iter().find(|moment| moment["what"] == "reported").unwrap();
     assert!(report["detail"].as_str().unwrap().contains("root /dev/vda6"), "{report}");
