@@ -274,8 +274,8 @@ pub enum BundleReply {
     },
 }
 
-/// The steps of [`Work::Deploy`] where the filesystem grows.
-const GROWING_DEPLOY: [Step; 11] = [
+/// All steps of [`Work::Deploy`].
+const DEPLOY: &[Step] = &[
     Step::CheckDisk,
     Step::Partition,
     Step::Format,
@@ -289,8 +289,8 @@ const GROWING_DEPLOY: [Step; 11] = [
     Step::Activate,
 ];
 
-/// The steps of [`Work::DeployDisk`] where a partition grows.
-const GROWING_DEPLOY_DISK: [Step; 9] = [
+/// All steps of [`Work::DeployDisk`].
+const DEPLOY_DISK: &[Step] = &[
     Step::CheckDisk,
     Step::Partition,
     Step::Format,
@@ -304,34 +304,22 @@ const GROWING_DEPLOY_DISK: [Step; 9] = [
 
 impl Work {
     /// The steps that the work takes, in order.
-    pub fn steps(&self) -> &'static [Step] {
-        match self {
-            Self::Deploy(deploy) if deploy.grow => &GROWING_DEPLOY,
-            Self::Deploy(_) => &[
-                Step::CheckDisk,
-                Step::Partition,
-                Step::Format,
-                Step::Clear,
-                Step::Transfer,
-                Step::Verify,
-                Step::FirstBlocks,
-                Step::FixUp,
-                Step::BootCode,
-                Step::Activate,
-            ],
+    pub fn steps(&self) -> Vec<Step> {
+        let all = match self {
+            Self::Deploy(_) => DEPLOY,
             Self::SelectSlot(_) => &[Step::CheckDisk, Step::Activate],
             Self::Capture(_) => &[Step::CheckDisk, Step::Survey, Step::Capture],
-            Self::DeployDisk(deploy) if deploy.grow.is_some() => &GROWING_DEPLOY_DISK,
-            Self::DeployDisk(_) => &[
-                Step::CheckDisk,
-                Step::Partition,
-                Step::Format,
-                Step::Transfer,
-                Step::Verify,
-                Step::FirstBlocks,
-                Step::FixUp,
-                Step::BootCode,
-            ],
+            Self::DeployDisk(_) => DEPLOY_DISK,
+        };
+        all.iter().copied().filter(|step| self.takes(*step)).collect()
+    }
+
+    /// Whether a step of this kind of work is one of this work.
+    fn takes(&self, step: Step) -> bool {
+        match (step, self) {
+            (Step::Grow, Self::Deploy(deploy)) => deploy.grow,
+            (Step::Grow, Self::DeployDisk(deploy)) => deploy.grow.is_some(),
+            _ => true,
         }
     }
 }

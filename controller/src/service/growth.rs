@@ -11,19 +11,15 @@ use metalcast_shared::{
 };
 
 /// Of a slot, whose filesystem takes all of it.
-pub(super) fn of_slot(
-    request: Option<&GrowRequest>,
-    layout: &Layout,
-    (slot, partition): (u16, &Partition),
-) -> Option<GrowView> {
-    request.map(|_| GrowView {
+pub(super) fn of_slot(layout: &Layout, (slot, partition): (u16, &Partition)) -> GrowView {
+    GrowView {
         number: slot,
         filesystem: partition.filesystem.clone(),
         filesystem_grows: does_grow(partition),
         from_bytes: partition.device_bytes,
         to_bytes: u64::from(layout.slot_mib) << 20,
         moved: Vec::new(),
-    })
+    }
 }
 
 /// That nobody names a partition where there is only the slot.

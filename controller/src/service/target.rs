@@ -121,10 +121,12 @@ impl Service {
         })
         .map_err(will_not_do)?;
         let [write_bytes, wire_bytes] = bytes_of([partition]);
+        // A filesystem that is made takes all of the slot from the beginning.
+        let grow = request.grow.filter(|_| fresh.is_none());
         let view = NodePlanView {
             layout: Some(layout.name.clone()),
             layout_action: Some(plan.layout),
-            grow: growth::of_slot(request.grow.as_ref(), layout, (slot, partition)),
+            grow: grow.map(|_| growth::of_slot(layout, (slot, partition))),
             present: plan.present.as_ref().map(|used| used.image.clone()),
             lost: plan.foreign.clone(),
             needs_yes: plan.needs_yes(),
@@ -142,8 +144,7 @@ impl Service {
             hostname: view.hostname.clone(),
             adaptation: request.adaptation.clone(),
             fresh: fresh.cloned(),
-            // A filesystem that is made takes all of the slot from the beginning.
-            grow: request.grow.is_some() && fresh.is_none(),
+            grow: grow.is_some(),
             write_bytes,
             wire_bytes,
             finish: finish(request.report),

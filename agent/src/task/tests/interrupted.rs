@@ -48,7 +48,7 @@ fn every_step_can_be_the_last_before_it_is_all_taken_again() {
     let rig = Rig::new(TestImage::ordinary());
     let order = rig.order(5, Overwrite::BlankOnly);
     let steps = Work::Deploy(Box::new(order.clone())).steps();
-    for step in steps.iter().take(steps.len() - 1) {
+    for step in &steps[..steps.len() - 1] {
         let stop = |(event, cancel): (&TaskEvent, &crate::task::Cancel)| {
             if matches!(event, TaskEvent::StepDone { step: done, .. } if done == step) {
                 cancel.cancel("stop");

@@ -3,7 +3,7 @@
 use super::rig::{Machine, Rig};
 use crate::service::{
     Refusal,
-    view::{DeployRequest, TargetView},
+    view::{DeployRequest, GrowRequest, TargetView},
 };
 use metalcast_shared::fresh::{Fresh, FreshKind};
 
@@ -28,8 +28,11 @@ async fn an_archive_goes_into_a_filesystem_that_is_made_for_it() {
     let TargetView::Slot { fresh, .. } = plan.target else { panic!("{plan:?}") };
     let label = Some("system".parse().unwrap());
     assert_eq!(fresh, Some(Fresh { kind: FreshKind::Xfs, label }));
-    let usual = |request: &mut DeployRequest| request.dry_run = true;
+    let usual = |request: &mut DeployRequest| {
+        (request.dry_run, request.grow) = (true, Some(GrowRequest::default()));
+    };
     let plan = rig.deploy_with("node1", usual).await.unwrap().plan;
     let TargetView::Slot { fresh, .. } = plan.target else { panic!("{plan:?}") };
     assert_eq!(fresh, Some(Fresh::default()), "ext4 unless it is said");
+    assert_eq!(plan.nodes[0].grow, None, "what is made takes all of the slot anyway");
 }

@@ -456,7 +456,7 @@ impl Agent {
     /// All steps of the task.
     pub async fn work(&mut self) {
         for step in self.task.as_ref().unwrap().work.steps() {
-            self.step(*step).await;
+            self.step(step).await;
         }
         self.event(TaskEvent::Done { reports: true }).await;
     }
