@@ -34,6 +34,9 @@ pub enum Step {
     Capture,
     /// Have a filesystem take all of its slot or partition; between first blocks and fix-up.
     Grow,
+    /// Give a whole disk's filesystems ids of their own, and have what names them follow; after first
+    /// blocks.
+    FreshIds,
 }
 
 impl fmt::Display for Step {
@@ -52,6 +55,7 @@ impl fmt::Display for Step {
             Self::Survey => "survey",
             Self::Capture => "capture",
             Self::Grow => "grow",
+            Self::FreshIds => "fresh-ids",
         })
     }
 }

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod event;
 pub mod fix_up;
 pub mod fresh;
+pub mod fresh_ids;
 pub mod hash;
 pub mod id;
 pub mod inventory;

@@ -6,6 +6,7 @@ use crate::{
     event::Step,
     fix_up::Adaptation,
     fresh::Fresh,
+    fresh_ids::Seed,
     hash::Hash,
     id::{Mac, NodeId, Revision, TaskId},
     layout::Layout,
@@ -147,6 +148,8 @@ pub struct DeployDisk {
     pub grow: Option<u16>,
     /// How the Linux systems on it are adapted, if there are any.
     pub fix_up: FixUp,
+    /// What its ids follow from, if they are not to be the image's as in `whole`.
+    pub fresh_ids: Option<Seed>,
 }
 
 /// A partition of an image and its place on the disk.
@@ -297,6 +300,7 @@ const DEPLOY_DISK: &[Step] = &[
     Step::Transfer,
     Step::Verify,
     Step::FirstBlocks,
+    Step::FreshIds,
     Step::Grow,
     Step::FixUp,
     Step::BootCode,
@@ -319,6 +323,7 @@ impl Work {
         match (step, self) {
             (Step::Grow, Self::Deploy(deploy)) => deploy.grow,
             (Step::Grow, Self::DeployDisk(deploy)) => deploy.grow.is_some(),
+            (Step::FreshIds, Self::DeployDisk(deploy)) => deploy.fresh_ids.is_some(),
             _ => true,
         }
     }

@@ -10,6 +10,7 @@ use metalcast_shared::{
     event::{Numbered, Progress, Step, TaskEvent},
     fix_up::{Adaptation, FixUpStep},
     fresh::{Fresh, FreshKind},
+    fresh_ids::Seed,
     hash::Hash,
     id::{BootId, JobId, Mac, NodeId, TaskId},
     inventory::{Fingerprint, Firmware, Inventory, Nic, Smbios},
@@ -163,6 +164,7 @@ fn deploy_disk(table: DiskTable) -> DeployDisk {
         overwrite: Overwrite::WholeDisk,
         grow: Some(1),
         fix_up,
+        fresh_ids: Some(Seed(Uuid::from_u128(10))),
     }
 }
 
@@ -282,6 +284,7 @@ fn to_controller(book: &mut Book) {
     for step in Work::Deploy(Box::new(deploy())).steps().iter().chain(&capture.steps()[1..]) {
         book.add(&format!("step.{step}"), step);
     }
+    book.add("step.fresh-ids", &Step::FreshIds);
 }
 
 fn to_agent(book: &mut Book) {
@@ -351,7 +354,7 @@ fn messages_have_the_bytes_of_their_version() {
     to_agent(&mut book);
     upload(&mut book);
     stored(&mut book);
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v5.txt");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v6.txt");
     if std::env::var_os("METALCAST_BLESS").is_some() {
         std::fs::write(&file, &book.0).unwrap();
     }

@@ -92,6 +92,17 @@ impl Root {
 
     /// Names of the plain files in a directory, sorted; none if there is no such directory.
     pub fn files(&self, path: &str) -> anyhow::Result<Vec<String>> {
+        self.names(path, nix::libc::S_IFREG)
+    }
+
+    /// Names of the directories in a directory, sorted; none if there is no such directory.
+    pub fn dirs(&self, path: &str) -> anyhow::Result<Vec<String>> {
+        let mut names = self.names(path, nix::libc::S_IFDIR)?;
+        names.retain(|name| name != "." && name != "..");
+        Ok(names)
+    }
+
+    fn names(&self, path: &str, kind: nix::libc::mode_t) -> anyhow::Result<Vec<String>> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
         let dir = match self.open_at(path, flags, Mode::empty()) {
             Ok(dir) => Dir::from_fd(dir).with_context(|| format!("reading {path}"))?,
@@ -102,7 +113,7 @@ impl Root {
         for entry in dir.into_iter().take(MAX_DIR_ENTRIES) {
             let entry = entry.with_context(|| format!("reading {path}"))?;
             if let Ok(name) = entry.file_name().to_str()
-                && self.is_plain_file(&format!("{path}/{name}"))
+                && self.is_of(kind, &format!("{path}/{name}"))
             {
                 names.push(name.to_owned());
             }
@@ -190,10 +201,14 @@ impl Root {
 
     /// Whether the name itself is a plain file and not a link to one.
     pub fn is_plain_file(&self, path: &str) -> bool {
+        self.is_of(nix::libc::S_IFREG, path)
+    }
+
+    fn is_of(&self, kind: nix::libc::mode_t, path: &str) -> bool {
         let stat = self.parent(path).ok().and_then(|(parent, name)| {
             fstatat(&parent, name.as_path(), AtFlags::AT_SYMLINK_NOFOLLOW).ok()
         });
-        stat.is_some_and(|stat| stat.st_mode & nix::libc::S_IFMT == nix::libc::S_IFREG)
+        stat.is_some_and(|stat| stat.st_mode & nix::libc::S_IFMT == kind)
     }
 
     fn make_parent(&self, path: &str) -> anyhow::Result<()> {
@@ -305,6 +320,7 @@ mod tests {
         std::fs::write(inside.join("binary"), [0xff, 0xfe]).unwrap();
         assert!(root.is_plain_file("binary") && !root.is_plain_file("fifo"));
         assert_eq!(root.files(".").unwrap(), ["binary"]);
+        assert_eq!(root.dirs(".").unwrap(), ["dir"]);
         assert!(root.files("absent").unwrap().is_empty());
     }
 

@@ -2,8 +2,8 @@
 //! here on there are filesystems; a slot's boot code stays blank, so that it still cannot be started.
 
 use super::{StepLog, plan::Family, restore::Restore};
-use crate::disk::Device;
-use anyhow::ensure;
+use crate::disk::{Device, MIB};
+use anyhow::{Context, ensure};
 use metalcast_formats::grub::blank_boot_code;
 use metalcast_shared::{hash::Hash, manifest::Chunk, transfer::PageTransfer};
 use std::sync::{Mutex, PoisonError};
@@ -23,6 +23,23 @@ pub(super) fn run(
     }
     log.note(format!("{written} chunks written"));
     Ok(())
+}
+
+/// The first MiB of an image's partition as it will be, zeros where nothing is used.
+pub(super) fn head(restore: &Restore<'_>, log: &StepLog<'_>) -> anyhow::Result<Vec<u8>> {
+    let mut head = vec![0; MIB.min(restore.partition.device_bytes) as usize];
+    for (chunk, data) in fetch(restore, log)? {
+        let mut data = &data[..];
+        for (at, bytes) in chunk.extents(restore.partition) {
+            let (extent, rest) = data.split_at_checked(bytes).context("a chunk is too short")?;
+            let place = usize::try_from(at).ok().and_then(|at| head.get_mut(at..));
+            for (to, from) in place.into_iter().flatten().zip(extent) {
+                *to = *from;
+            }
+            data = rest;
+        }
+    }
+    Ok(head)
 }
 
 fn fetch(restore: &Restore<'_>, log: &StepLog<'_>) -> anyhow::Result<Fetched> {

@@ -12,7 +12,8 @@ mod post_install;
 mod ssh;
 mod system;
 
-pub(super) use fs_id::Unique;
+pub(super) use boot_config::{is_kernel, is_resume};
+pub(super) use fs_id::{Unique, restamp};
 
 use super::{
     StepLog,

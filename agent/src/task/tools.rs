@@ -41,6 +41,8 @@ fn start(
     log: &StepLog<'_>,
 ) -> Result<child::Output, ChildError> {
     let mut command = Command::new(program);
+    // libblkid's memory of devices: btrfstune would find a UUID that an earlier attempt gave.
+    command.env("BLKID_FILE", "/dev/null");
     command.env("PATH", SEARCH_PATH).env("LC_ALL", "C").args(arguments).arg(device);
     child::run_unless(command, &[], LIMITS, &|| log.check_cancel().is_err())
 }

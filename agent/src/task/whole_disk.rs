@@ -2,19 +2,22 @@
 //!
 //! ```text
 //! old tables zeroed, new table, boot code blank -> swap -> chunks -> read back -> first MiB of each
-//!   partition -> grow -> adapt the systems -> first MiB of the ESP -> gap -> the MBR's code
+//!   partition (-> ids) -> grow -> adapt the systems -> first MiB of the ESP (-> its id) -> gap ->
+//!   the MBR's code
 //! ```
 //!
 //! Wherever it ends before the last two, neither BIOS nor UEFI firmware finds anything to start.
 
 mod boot;
 mod check;
+mod fresh_ids;
+mod names;
 mod ntfs;
 mod systems;
 mod table;
 
 use super::{
-    Context, DiskSource, RestoreStep, StepLog, Stopped, first_blocks,
+    Context, DiskSource, StepLog, Stopped, first_blocks,
     grow::{self, Place},
     note_memory,
     plan::{NamedDisk, manifest_of},
@@ -23,11 +26,13 @@ use super::{
 };
 use crate::disk::{Device, Window};
 use anyhow::Context as _;
+use fresh_ids::Renewal;
 use metalcast_formats::whole_disk::{Extent, Role, WholePlan};
 use metalcast_shared::{
     event::{Step, TaskEvent},
     manifest::{Manifest, Partition},
     to_agent::DeployDisk,
+    whole_disk::WholeDisk,
 };
 use uuid::Uuid;
 
@@ -40,7 +45,11 @@ pub fn deploy_disk(
     context: &Context<'_>,
 ) -> Result<(), Stopped> {
     let image = context.before_steps(|| DiskImage::of(order, manifest_key))?;
-    let target = step(context, Step::CheckDisk, |log| check::run(&image, log))?;
+    let (target, renewal) = step(context, Step::CheckDisk, |log| {
+        let target = check::run(&image, log)?;
+        let renewal = Renewal::of(&image, &target, source, log)?;
+        Ok((target, renewal))
+    })?;
     step(context, Step::Partition, |log| table::run(&image, &target, log))?;
     step(context, Step::Format, |log| make_swap(&image, &target, log))?;
     let everything = |_: &Extent| true;
@@ -54,6 +63,9 @@ pub fn deploy_disk(
         let others = |extent: &Extent| extent.role != Role::Esp;
         image.restore(&target, source, others, log, first_blocks::run)
     })?;
+    if let Some(renewal) = &renewal {
+        step(context, Step::FreshIds, |log| renewal.run(&target, log))?;
+    }
     if let Some(number) = order.grow {
         step(context, Step::Grow, |log| grow::run(&target.place(number)?, log))?;
     }
@@ -64,6 +76,9 @@ pub fn deploy_disk(
     step(context, Step::BootCode, |log| {
         let esp = |extent: &Extent| extent.role == Role::Esp;
         image.restore(&target, source, esp, log, first_blocks::run)?;
+        if let Some(renewal) = &renewal {
+            renewal.run_on_esp(&target, log)?;
+        }
         boot::run(&image, &target, source, log)?;
         note_memory(log);
         Ok(())
@@ -75,6 +90,8 @@ pub fn deploy_disk(
 /// An order whose manifest is the controller's.
 struct DiskImage<'d> {
     order: &'d DeployDisk,
+    /// What the disk becomes: as in the order, or with other ids.
+    whole: WholeDisk,
     manifest: Manifest,
 }
 
@@ -87,7 +104,11 @@ struct DiskTarget {
 impl<'d> DiskImage<'d> {
     fn of(order: &'d DeployDisk, manifest_key: &[u8]) -> anyhow::Result<Self> {
         let manifest = manifest_of(&order.image, &order.manifest, manifest_key)?;
-        Ok(Self { order, manifest })
+        let whole = match order.fresh_ids {
+            Some(seed) => seed.renew(&order.whole),
+            None => order.whole.clone(),
+        };
+        Ok(Self { order, whole, manifest })
     }
 
     /// The image's partitions with the numbers that they get.
@@ -109,7 +130,7 @@ impl<'d> DiskImage<'d> {
         source: &dyn DiskSource,
         which: impl Fn(&Extent) -> bool,
         log: &StepLog<'_>,
-        run: RestoreStep,
+        run: impl FnOnce(&[Restore<'_>], &Device<'_>, &StepLog<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let device = target.disk.open(log)?;
         let mut chosen = Vec::new();
@@ -159,12 +180,13 @@ fn window<'w>(device: &'w Device<'_>, extent: &Extent) -> anyhow::Result<Window<
 /// Step `format`: swap under the names that the image's systems know it by.
 fn make_swap(image: &DiskImage<'_>, target: &DiskTarget, log: &StepLog<'_>) -> anyhow::Result<()> {
     let device = target.disk.open(log)?;
-    for one in &image.order.whole.swaps {
+    for one in &image.whole.swaps {
         let extent = target.extent(one.number)?;
         let id = one.uuid.unwrap_or_else(Uuid::new_v4);
         swap::make(&device, &window(&device, extent)?, id, &one.label)
             .with_context(|| format!("making swap of partition {}", one.number))?;
-        let known = if one.uuid.is_some() { "as in the image" } else { "a new one" };
+        let is_theirs = one.uuid.is_some() && image.order.fresh_ids.is_none();
+        let known = if is_theirs { "as in the image" } else { "a new one" };
         log.note(format!("swap partition {} formatted, UUID {id} ({known})", one.number));
     }
     Ok(())

@@ -21,11 +21,13 @@ use metalcast_shared::{
     disk::Disk,
     fix_up::{ADAPTED_FILESYSTEMS, Adaptation},
     fresh::Fresh,
+    fresh_ids::Seed,
     id::{NodeId, Revision},
     manifest::{Manifest, Partition},
     whole_disk::DiskTable,
 };
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// Where an image goes.
 pub(super) struct Target<'m> {
@@ -44,6 +46,8 @@ struct WholeDisk<'m> {
     partitions: Vec<(u16, &'m Partition)>,
     /// Number of the one that grows.
     grow: Option<u16>,
+    /// Whether each node's disk gets ids of its own.
+    fresh_ids: bool,
 }
 
 /// What we put on a node's disks.
@@ -63,6 +67,13 @@ impl Service {
         let place = match (request.slot, request.whole_disk) {
             (Some(slot), false) => {
                 growth::check_slot(request.grow.as_ref())?;
+                if request.fresh_ids {
+                    return Err(Refusal::Invalid(
+                        "--fresh-ids is about whole disks; a slot's filesystem gets another id by itself \
+                         where the node has the same one already"
+                            .into(),
+                    ));
+                }
                 let partition = choose_partition(manifest, request.partition.as_deref())?;
                 let fresh = self.fresh(request, image, partition).await?;
                 Place::Slot { slot, partition, fresh }
@@ -181,15 +192,19 @@ impl Service {
             wire_bytes,
             ..node_view(core, request, node, &plan.disk)
         };
+        // Drawn once, and kept with the task: taken again it gives the same.
+        let fresh_ids = disk.fresh_ids.then(|| Seed(Uuid::new_v4()));
+        let whole = &disk.image.whole;
         let work = Work::DeployDisk {
             image: image.clone(),
             disk: plan.selector,
-            table: disk.image.whole.table.id(),
+            table: fresh_ids.map_or(whole.table.id(), |seed| seed.renew(whole).table.id()),
             overwrite: plan.overwrite,
             own: plan.present.map(|used| used.table),
             hostname: view.hostname.clone(),
             adaptation: request.adaptation.clone(),
             grow: disk.grow,
+            fresh_ids,
             finish: finish(request.report),
         };
         Ok(Planned { node: node.clone(), view, work })
@@ -249,6 +264,7 @@ impl Target<'_> {
             Place::Disk(disk) => TargetView::WholeDisk {
                 table: disk.image.whole.table.id().to_string(),
                 partitions: disk.views(),
+                fresh_ids: disk.fresh_ids,
             },
         }
     }
@@ -292,7 +308,10 @@ impl<'m> WholeDisk<'m> {
         }
         let grow = |grow| growth::of_disk(grow, revision, &image, &partitions);
         let grow = request.grow.as_ref().map(grow).transpose()?;
-        Ok(Self { image, partitions, grow })
+        if request.fresh_ids {
+            check_fresh_ids(revision, &partitions)?;
+        }
+        Ok(Self { image, partitions, grow, fresh_ids: request.fresh_ids })
     }
 
     fn views(&self) -> Vec<PartitionView> {
@@ -363,6 +382,22 @@ fn check_whole_disk(request: &DeployRequest) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// Windows names its disk by ids in a file that is none of text. The agent looks again, also into raw
+/// images.
+fn check_fresh_ids(revision: &Revision, partitions: &[(u16, &Partition)]) -> Result<(), Refusal> {
+    let is = |part: &Partition, kinds: &[&str]| kinds.contains(&part.filesystem.as_str());
+    let windows = partitions.iter().find(|(_, part)| is(part, &["ntfs"]));
+    let why = match windows {
+        Some((number, _)) => format!(
+            "partition {number} is ntfs, and Windows names disk and partitions by their ids in its boot \
+             configuration, which does not follow"
+        ),
+        None if partitions.iter().any(|(_, part)| is(part, &ADAPTED_FILESYSTEMS)) => return Ok(()),
+        None => "it has no Linux system whose files could name other ids".into(),
+    };
+    Err(Refusal::Invalid(format!("{revision} keeps its ids: {why}; leave out --fresh-ids")))
 }
 
 /// For an image without a filesystem on which a system could be adapted.

@@ -206,6 +206,7 @@ impl Service {
                 hostname,
                 adaptation,
                 grow,
+                fresh_ids,
                 finish,
                 ..
             } => {
@@ -224,6 +225,7 @@ impl Service {
                     own,
                     grow,
                     fix_up,
+                    fresh_ids,
                 })))
             }
         }

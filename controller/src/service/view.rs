@@ -102,6 +102,9 @@ pub struct DeployRequest {
     /// And its label.
     #[serde(default)]
     pub label: Option<FreshLabel>,
+    /// Give a whole disk ids of its own, so that it can be beside another one of the image.
+    #[serde(default)]
+    pub fresh_ids: bool,
     /// Have the filesystem fill its slot, or a partition and its filesystem the disk.
     #[serde(default)]
     pub grow: Option<GrowRequest>,
@@ -274,6 +277,9 @@ pub enum TargetView {
         table: String,
         /// The partitions that it will have.
         partitions: Vec<PartitionView>,
+        /// Whether its ids, and those of its filesystems, will be others than the image's.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        fresh_ids: bool,
     },
 }
 

@@ -9,6 +9,7 @@ use metalcast_shared::{
     event::TaskEvent,
     fix_up::Adaptation,
     fresh::Fresh,
+    fresh_ids::Seed,
     hash::Hash,
     id::{BootId, ImageName, JobId, Mac, NodeId, Revision},
     inventory::{Fingerprint, Inventory},
@@ -240,6 +241,9 @@ pub enum Work {
         /// Number of the partition that takes what the disk has beyond the image's.
         #[serde(default)]
         grow: Option<u16>,
+        /// What its ids follow from, if they are not the image's.
+        #[serde(default)]
+        fresh_ids: Option<Seed>,
         /// When the task is done.
         finish: Finish,
     },

@@ -6,6 +6,7 @@ pub mod chunk;
 pub mod clonezilla;
 pub mod disk_file;
 pub mod ext;
+pub mod fat;
 pub mod gpt;
 pub mod grub;
 pub mod grubenv;

@@ -89,7 +89,8 @@ fn with_words(text: &str, more: &[KernelArg]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn is_kernel(line: &str) -> bool {
+/// Whether a line of a menu starts a kernel; its command line follows.
+pub(in crate::task) fn is_kernel(line: &str) -> bool {
     matches!(line.split_whitespace().next(), Some("linux" | "linux16" | "linuxefi"))
 }
 
@@ -199,7 +200,8 @@ fn defaults(text: &str, ids: &Ids) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn is_resume(word: &str) -> bool {
+/// Whether a word of a command line is about hibernation.
+pub(in crate::task) fn is_resume(word: &str) -> bool {
     word == "noresume" || word.starts_with("resume=") || word.starts_with("resume_offset=")
 }
 

@@ -17,6 +17,7 @@ use anyhow::{Context, ensure};
 use metalcast_shared::fix_up::FixUpStep;
 use metalcast_sys::block::{self, BlockDevice, partition_path};
 use std::path::Path;
+use uuid::Uuid;
 
 /// Other partitions that are looked at; a node with more has its first ones compared.
 const MAX_OTHERS: usize = 4096;
@@ -43,12 +44,7 @@ pub(super) fn make_unique(
         return Ok(Unique { uuid, image_uuid: None, known });
     }
     let node = target.node(target.slot.number, log)?;
-    match system.family {
-        Family::Ext => restamp_ext(&node, log)?,
-        Family::Xfs => restamp_xfs(&node, log)?,
-        // -m: in the superblock only.
-        Family::Btrfs => tools::run("btrfstune", &["-m"], &node, log)?,
-    }
+    restamp(system.family, &node, None, log)?;
     let new = slot_uuid(target, log)?;
     ensure!(!known.contains(&new), "the filesystem still has UUID {new}, as another on this node");
     log.note(format!("unique-fs-id: {uuid} is on this node already; it is {new} now"));
@@ -86,16 +82,33 @@ fn uuid_on(node: &Path) -> Option<String> {
     uuid_of(&look_at(node).ok()?)
 }
 
-fn restamp_ext(node: &Path, log: &StepLog<'_>) -> anyhow::Result<()> {
+/// Gives a filesystem this UUID, or any other one. It must not be mounted.
+pub(in crate::task) fn restamp(
+    family: Family,
+    node: &Path,
+    uuid: Option<Uuid>,
+    log: &StepLog<'_>,
+) -> anyhow::Result<()> {
+    let uuid = uuid.map(|uuid| uuid.to_string());
+    match (family, uuid) {
+        (Family::Ext, uuid) => restamp_ext(node, uuid.as_deref().unwrap_or("random"), log),
+        (Family::Xfs, uuid) => restamp_xfs(node, uuid.as_deref().unwrap_or("generate"), log),
+        // In the superblock only.
+        (Family::Btrfs, None) => tools::run("btrfstune", &["-m"], node, log),
+        (Family::Btrfs, Some(uuid)) => tools::run("btrfstune", &["-M", &uuid], node, log),
+    }
+}
+
+fn restamp_ext(node: &Path, uuid: &str, log: &StepLog<'_>) -> anyhow::Result<()> {
     tools::repair_ext(node, log)?;
-    tools::run("tune2fs", &["-U", "random"], node, log)
+    tools::run("tune2fs", &["-U", uuid], node, log)
 }
 
 /// The log holds the UUID too and is emptied, so what is in it must be in its place: by a mount, which
 /// needs `nouuid` where the other one is mounted.
-fn restamp_xfs(node: &Path, log: &StepLog<'_>) -> anyhow::Result<()> {
+fn restamp_xfs(node: &Path, uuid: &str, log: &StepLog<'_>) -> anyhow::Result<()> {
     let (driver, run_dir) = (Family::Xfs.driver(), &log.machine().run_dir);
     Mounted::open(node, driver, Some("nouuid"), Access::Write, run_dir)?.close()?;
     // What xfs_admin(8) -U does.
-    tools::run("xfs_db", &["-x", "-c", "uuid generate"], node, log)
+    tools::run("xfs_db", &["-x", "-c", &format!("uuid {uuid}")], node, log)
 }

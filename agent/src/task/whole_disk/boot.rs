@@ -16,7 +16,7 @@ pub(super) fn run(
     source: &dyn DiskSource,
     log: &StepLog<'_>,
 ) -> anyhow::Result<()> {
-    let boot = &image.order.whole.boot;
+    let boot = &image.whole.boot;
     let gap = boot.gap.as_ref().map(|file| fetch(file, source)).transpose()?;
     let device = target.disk.open(log)?;
     if let Some(gap) = &gap {

@@ -27,12 +27,12 @@ pub(super) fn run(image: &DiskImage<'_>, log: &StepLog<'_>) -> anyhow::Result<Di
     let device = log.machine().open(&path)?;
     check_disk::same_size(&disk, &device)?;
     let grown = grown(image, device.bytes(), log)?;
-    let whole = grown.as_ref().unwrap_or(&order.whole);
+    let whole = grown.as_ref().unwrap_or(&image.whole);
     let plan = whole_disk::plan(whole, device.bytes(), device.sector_bytes())
         .with_context(|| format!("{disk} cannot become that of {}", order.image))?;
     let target = DiskTarget { disk: NamedDisk { path, selector: order.disk.clone() }, plan };
     check_places(image, &target)?;
-    check_boot(&order.whole.boot, &target.plan)?;
+    check_boot(&image.whole.boot, &target.plan)?;
     for partition in image.partitions() {
         if let Some(family) = Family::of(&partition?.1.filesystem) {
             driver::require(family.driver())?;
@@ -49,7 +49,7 @@ fn grown(
     log: &StepLog<'_>,
 ) -> anyhow::Result<Option<WholeDisk>> {
     let Some(number) = image.order.grow else { return Ok(None) };
-    let grown = whole_disk::grown(&image.order.whole, number, disk_bytes)?;
+    let grown = whole_disk::grown(&image.whole, number, disk_bytes)?;
     let Grown { whole, was_bytes, bytes, moved } = grown;
     log.note(match was_bytes == bytes {
         true => format!("partition {number} stays at {bytes} bytes, the disk has no more"),
@@ -79,7 +79,7 @@ fn check_places(image: &DiskImage<'_>, target: &DiskTarget) -> anyhow::Result<()
         let (name, needed) = (&partition.name, partition.device_bytes);
         ensure!(needed <= *bytes, "{name} needs {needed} bytes, partition {number} has {bytes}");
     }
-    for swap in &image.order.whole.swaps {
+    for swap in &image.whole.swaps {
         take(swap.number)?;
     }
     Ok(())

@@ -49,7 +49,7 @@ pub(super) fn run(
     }
     device.flush()?;
     device.drop_caches()?;
-    let (id, count) = (image.order.whole.table.id(), partitions.len());
+    let (id, count) = (image.whole.table.id(), partitions.len());
     log.note(format!("table written: {count} partitions, {id}, boot code blank"));
     announce(&device, &partitions.iter().map(kernel).collect::<Vec<_>>())
 }

@@ -67,6 +67,10 @@ pub(in crate::cli) struct Deploy {
     /// Label of that filesystem
     #[arg(long, conflicts_with = "whole_disk")]
     label: Option<FreshLabel>,
+    /// Other ids than the image's for disk, partitions and filesystems, so that two copies can be in one
+    /// machine; what names them follows
+    #[arg(long, requires = "whole_disk")]
+    fresh_ids: bool,
     /// Have the filesystem fill its slot; of a whole disk the last partition, or the one of this number,
     /// and its filesystem the disk
     #[arg(long, value_name = "NUMBER", num_args = 0..=1, require_equals = true)]
@@ -138,6 +142,7 @@ pub(in crate::cli) async fn deploy(
         adaptation,
         fs: command.fs,
         label: command.label,
+        fresh_ids: command.fresh_ids,
         grow: command.grow.map(|partition| GrowRequest { partition }),
         timeout_seconds: command.timeout,
         dry_run: command.dry_run,
@@ -225,7 +230,7 @@ fn describe_target(image: &Revision, target: &TargetView) -> Vec<String> {
                 label.as_ref().map_or_else(String::new, |label| format!(" {}", label.as_str()));
             vec![format!("{image}, a tar archive, into a new {kind}{label} in slot {slot}:")]
         }
-        TargetView::WholeDisk { table, partitions } => {
+        TargetView::WholeDisk { table, partitions, fresh_ids } => {
             let row = |part: &PartitionView| {
                 let start = part.start_bytes;
                 format!(
@@ -236,7 +241,12 @@ fn describe_target(image: &Revision, target: &TargetView) -> Vec<String> {
                 )
             };
             let head = format!("{image}, to the whole disk ({table}), which will have:");
-            std::iter::once(head).chain(partitions.iter().map(row)).collect()
+            let ids =
+                "  ids       of disk, partitions and filesystems are drawn anew for each node";
+            let mut lines = vec![head];
+            lines.extend(partitions.iter().map(row));
+            lines.extend(fresh_ids.then(|| ids.to_owned()));
+            lines
         }
     }
 }

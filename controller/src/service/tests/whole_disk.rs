@@ -65,7 +65,7 @@ async fn a_whole_disk_from_the_plan_to_the_report_and_to_what_replaces_it() {
     let mut agent = rig.approved(&Machine::new(1).with_data()).await;
     let refused = rig.deploy_disk(|_| ()).await.unwrap_err();
     let Refusal::NeedsYes { plan } = refused else { panic!("{refused}") };
-    let TargetView::WholeDisk { table, partitions } = &plan.target else { panic!("{plan:?}") };
+    let TargetView::WholeDisk { table, partitions, .. } = &plan.target else { panic!("{plan:?}") };
     assert_eq!(table, "MBR, disk signature 00000077");
     let swap =
         PartitionView { number: 2, start_bytes: 2 << 30, bytes: 1 << 20, what: "swap".into() };
@@ -244,4 +244,43 @@ async fn what_cannot_grow_is_only_grown_by_its_number() {
     let plan = asked(Some(1)).await.unwrap().plan;
     let grow = plan.nodes[0].grow.as_ref().unwrap();
     assert_eq!((grow.filesystem.as_str(), grow.filesystem_grows), ("vfat", false));
+}
+
+#[tokio::test]
+async fn ids_of_its_own_stay_the_same_when_the_task_is_taken_again() {
+    let rig = Rig::with_disk(0x77).await;
+    let mut agent = rig.approved(&Machine::new(1)).await;
+    let refused = rig.deploy_with("node1", |request| request.fresh_ids = true).await.unwrap_err();
+    assert!(refused.to_string().contains("--fresh-ids is about whole disks"), "{refused}");
+    let fresh = |request: &mut DeployRequest| request.fresh_ids = true;
+    let plan = rig.deploy_disk(fresh).await.unwrap().plan;
+    assert!(matches!(plan.target, TargetView::WholeDisk { fresh_ids: true, .. }), "{plan:?}");
+    let task = agent.take_task();
+    assert!(task.work.steps().contains(&Step::FreshIds));
+    let Work::DeployDisk(first) = task.work else { panic!() };
+    assert_eq!(first.whole, disk_image(0x77).whole, "the agent needs the old ids to find them");
+    agent.event(TaskEvent::StepStarted { step: Step::Partition }).await;
+    let machine = agent.vanish().await;
+    let mut agent = rig.agent(&machine).await;
+    let Work::DeployDisk(again) = agent.take_task().work else { panic!() };
+    assert_eq!(again.fresh_ids, first.fresh_ids);
+    // The table is known again by the id that it has.
+    let table = first.fresh_ids.unwrap().renew(&first.whole).table.id();
+    let known = rig.service.node("node1").await.unwrap().whole_disks.remove(0);
+    assert_eq!(known.table, table);
+    assert_ne!(table, TableId::Mbr(0x77));
+}
+
+#[tokio::test]
+async fn windows_keeps_its_ids() {
+    let rig = Rig::with_disk(0x77).await;
+    let _agent = rig.approved(&Machine::new(1)).await;
+    for (filesystem, why) in [("ntfs", "partition 1 is ntfs"), ("vfat", "no Linux system")] {
+        *rig.catalog.filesystem.lock().unwrap() = Some(filesystem);
+        let refused = rig.deploy_disk(|request| {
+            (request.fresh_ids, request.report) = (true, ReportMode::None);
+        });
+        let refused = refused.await.unwrap_err().to_string();
+        assert!(refused.contains(why) && refused.contains("leave out --fresh-ids"), "{refused}");
+    }
 }

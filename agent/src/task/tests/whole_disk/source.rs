@@ -52,10 +52,10 @@ pub(super) struct Saved {
 }
 
 /// The partitions of a disk: number, first MiB, MiB, and how they are filled.
-type Parts<'p> = &'p [(u16, u64, u64, Filled)];
+pub(super) type Parts<'p> = &'p [(u16, u64, u64, Filled<'p>)];
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Filled {
+#[derive(Clone, Copy)]
+pub(super) enum Filled<'p> {
     Root,
     Data,
     Fat,
@@ -63,11 +63,14 @@ enum Filled {
     Random,
     Swap,
     Extended,
+    /// A filesystem by partclone's name, and what makes it.
+    Made(&'p str, &'p dyn Fn(&Path)),
 }
 
-impl Filled {
-    fn filesystem(self) -> &'static str {
+impl Filled<'_> {
+    fn filesystem(&self) -> &str {
         match self {
+            Self::Made(filesystem, _) => filesystem,
             Self::Root | Self::Data => "ext4",
             Self::Fat => "vfat",
             Self::Ntfs => "ntfs",
@@ -103,6 +106,7 @@ impl Filled {
             Self::Swap => drop(tool(
                 Command::new("mkswap").args(["-q", "-U", SWAP_UUID, "-L", "theirs"]).arg(node),
             )),
+            Self::Made(_, make) => make(node),
             Self::Extended => {}
         }
     }
@@ -156,7 +160,7 @@ impl Saved {
         Self::make(26 * MIB, table, &parts)
     }
 
-    fn make(disk_bytes: u64, table: &str, parts: Parts<'_>) -> Self {
+    pub(super) fn make(disk_bytes: u64, table: &str, parts: Parts<'_>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("source");
         File::create(&file).unwrap().set_len(disk_bytes).unwrap();
@@ -172,7 +176,7 @@ impl Saved {
         assert!(sfdisk.wait().unwrap().success());
         let is_gpt = table.starts_with("label: gpt");
         let block = BlockDevice::open(device.path(), OpenMode::Read).unwrap();
-        let kernel = |(number, start, mib, filled): &(u16, u64, u64, Filled)| Partition {
+        let kernel = |(number, start, mib, filled): &(u16, u64, u64, Filled<'_>)| Partition {
             number: u32::from(*number),
             start_bytes: start * MIB,
             length_bytes: match (filled, mib) {
@@ -199,7 +203,7 @@ impl Saved {
         let (mut images, mut swap) = (BTreeMap::new(), 0);
         for (number, start, _, filled) in parts {
             let node = partition_path(device.path(), u32::from(*number));
-            if *filled == Filled::Extended {
+            if matches!(filled, Filled::Extended) {
                 whole.write_all_at(&EXTENDED_CODE, start * MIB).unwrap();
                 whole.sync_all().unwrap();
                 write(&format!("sda{number}-ebr"), &read(512, start * MIB));
@@ -207,7 +211,7 @@ impl Saved {
             }
             block.wait_for_partition(u32::from(*number), Duration::from_secs(5)).unwrap();
             filled.make(&node);
-            if *filled == Filled::Swap {
+            if matches!(filled, Filled::Swap) {
                 swap = *number;
                 let ids = format!("UUID=\"{SWAP_UUID}\"\nLABEL=\"theirs\"\n");
                 write(&format!("swappt-sda{number}.info"), ids.as_bytes());
@@ -215,8 +219,8 @@ impl Saved {
             }
             let filesystem = filled.filesystem();
             let name = format!("sda{number}.{filesystem}-ptcl-img.uncomp");
-            let saved = match filled {
-                Filled::Random => TestImage::raw(&node),
+            let saved = match filesystem {
+                "dd" => TestImage::raw(&node),
                 _ => TestImage::save(&node, filesystem, String::new()),
             };
             write(&name, &saved.saved);
@@ -255,8 +259,8 @@ impl Saved {
             partition
         };
         let (_, signed, key) = signed(images.iter().map(named).collect());
-        let esp = parts.iter().find(|part| part.3 == Filled::Fat).map(|part| part.0);
-        let ntfs = parts.iter().find(|part| part.3 == Filled::Ntfs).unwrap().0;
+        let esp = parts.iter().find(|part| part.3.filesystem() == "vfat").map(|part| part.0);
+        let ntfs = parts.iter().find(|part| part.3.filesystem() == "ntfs").map_or(0, |part| part.0);
         let sent = Arc::default();
         Self {
             disk,
@@ -286,6 +290,7 @@ impl Saved {
             overwrite: Overwrite::BlankOnly,
             own: None,
             grow: None,
+            fresh_ids: None,
             fix_up: FixUp {
                 hostname: "node1".into(),
                 report: Some(ReportConfig {
