@@ -351,7 +351,7 @@ fn messages_have_the_bytes_of_their_version() {
     to_agent(&mut book);
     upload(&mut book);
     stored(&mut book);
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v5.txt");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v6.txt");
     if std::env::var_os("METALCAST_BLESS").is_some() {
         std::fs::write(&file, &book.0).unwrap();
     }
