@@ -117,7 +117,7 @@ pub(in crate::cli) fn outcome(job: &JobView, printer: &Printer) -> String {
             _ => Tone::Plain,
         };
         let saved = task.saved.as_ref().map(|revision| format!("saved as {revision}"));
-        let why = task.cause.clone().or_else(|| task.waits_for.clone()).or(saved);
+        let why = task.cause.clone().or_else(|| watch::waits_for(task)).or(saved);
         let why = why.unwrap_or_default();
         vec![task.node.clone(), printer.paint(&task.state, tone), why]
     };
