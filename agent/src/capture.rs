@@ -14,7 +14,7 @@ use std::{fs, path::Path};
 
 /// Threads that compress: with the one that reads they keep two processors busy, and each costs a few
 /// MiB of memory.
-const SEALERS: usize = 2;
+pub const SEALERS: usize = 2;
 
 /// Opens a disk, partition or file, called `name` in the image or else by its own name. Nobody may use it
 /// meanwhile, unless that is forced.

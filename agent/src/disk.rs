@@ -23,6 +23,7 @@ pub use look::{look_at, uuid_of};
 pub use mounted::{Access, Mounted};
 pub use root::Root;
 pub use tree::Tree;
+pub(crate) use tree::shown;
 pub use window::Window;
 
 /// A MiB in bytes: what is cleared first and written last of a slot.

@@ -14,6 +14,7 @@ pub mod disk;
 pub mod init;
 pub mod inventory;
 pub mod memory;
+pub mod pack;
 pub mod report;
 pub mod session;
 pub mod task;

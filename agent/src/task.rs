@@ -151,7 +151,10 @@ pub fn capture(
 ) -> Result<(), Stopped> {
     let source = step(context, Step::CheckDisk, |log| capture::check(order, log))?;
     let surveyed = step(context, Step::Survey, |log| capture::survey(order, &source, log))?;
-    step(context, Step::Capture, |log| capture::send(&source, &surveyed, uploader, log))?;
+    step(context, Step::Capture, |log| match order.tar {
+        true => capture::send_archive(order, source, &surveyed, uploader, log),
+        false => capture::send(&source, &surveyed, uploader, log),
+    })?;
     context.event(TaskEvent::Done { reports: false });
     Ok(())
 }

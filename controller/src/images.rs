@@ -12,6 +12,7 @@
 //! on the disk: callers on an async runtime use `spawn_blocking`. Who may read what, and which
 //! revisions are in use, is decided elsewhere.
 
+mod archive;
 mod check;
 mod diff;
 mod draft;

@@ -33,6 +33,9 @@ pub const MAX_ROOT_BYTES: usize = 8 << 20;
 /// members: each has one run of the archive's blocks, from the start of its range.
 pub const ARCHIVE: &str = "tar";
 
+/// What a tar archive is called where partitions have their names.
+pub const ARCHIVE_NAME: &str = "system";
+
 /// The root: everything about a revision but its chunks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {

@@ -210,6 +210,8 @@ pub struct Capture {
     pub force: bool,
     /// Save every block as it is, whatever is in it.
     pub raw: bool,
+    /// Save the files of a slot as a tar archive.
+    pub tar: bool,
 }
 
 /// What of a disk is saved.

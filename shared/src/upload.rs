@@ -6,6 +6,9 @@
 //! controller                            From(position)                             Saved
 //! ```
 //!
+//! The files of a slot, as a tar archive, are one partition ([`crate::manifest::ARCHIVE`]) without a head:
+//! its chunks are consecutive bytes of the archive, wherever that is cut, and it ends with `Finish`.
+//!
 //! Everything comes in one order. Nothing is acknowledged on the way: an agent that has lost its
 //! connection opens another stream, is told how far the controller has come and reads its disk again
 //! from there. The controller trusts no length, hash or run that it is told.
@@ -57,7 +60,8 @@ pub struct Survey {
 pub struct SurveyPartition {
     /// Its name in the image, such as `sda5`.
     pub name: String,
-    /// Kind of filesystem, as partclone's program suffix; `dd` for every block, without a head.
+    /// Kind of filesystem, as partclone's program suffix; `dd` for every block, without a head; `tar` for
+    /// an archive, whose numbers are estimates.
     pub filesystem: String,
     /// Size of a block in bytes.
     pub block_bytes: u32,

@@ -127,7 +127,7 @@ fn deploy() -> Deploy {
 }
 
 fn capture(source: CaptureSource) -> Capture {
-    Capture { disk: selector(), source, name: "sda5".into(), force: false, raw: true }
+    Capture { disk: selector(), source, name: "sda5".into(), force: false, raw: true, tar: false }
 }
 
 fn survey() -> Survey {

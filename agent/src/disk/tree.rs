@@ -222,6 +222,16 @@ impl Tree {
         Ok(())
     }
 
+    /// Opens what a path leads to by itself; [`Errno::EXDEV`] if that is on another mount.
+    pub(crate) fn open_path(&self, path: &[u8]) -> nix::Result<OwnedFd> {
+        self.open_at(path, OFlag::O_PATH | OFlag::O_NOFOLLOW, 0)
+    }
+
+    /// Opens a directory to list it.
+    pub(crate) fn open_dir(&self, path: &[u8]) -> anyhow::Result<OwnedFd> {
+        self.look_up(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW)
+    }
+
     fn look_up(&self, path: &[u8], flags: OFlag) -> anyhow::Result<OwnedFd> {
         self.open_at(path, flags, 0).with_context(|| format!("opening {}", shown(path)))
     }
@@ -257,7 +267,8 @@ fn is_unsupported(errno: Option<i32>) -> bool {
     errno.map(Errno::from_raw) == Some(Errno::EOPNOTSUPP)
 }
 
-fn shown(path: &[u8]) -> String {
+/// A path as people see it.
+pub(crate) fn shown(path: &[u8]) -> String {
     format!("/{}", String::from_utf8_lossy(path))
 }
 

@@ -24,7 +24,7 @@ use super::{
     restore,
 };
 use crate::disk::{Access, MIB, Mounted, Root, Tree, look_at, uuid_of};
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use metalcast_formats::{
     layout::SECTOR_BYTES,
     mbr,
@@ -99,11 +99,7 @@ impl<'a> Archive<'a> {
         )?;
         let index = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         let index = index.context("the archive does not say what is in it")?;
-        ensure!(
-            index.has_menu || index.newest().is_some(),
-            "the archive has neither a menu of GRUB nor a kernel (/boot/vmlinuz-*): it could not be \
-             started from a slot"
-        );
+        index.check_startable().context("the archive")?;
         Ok(Self { partition, source, fresh, index })
     }
 

@@ -1,14 +1,19 @@
 //! Saving what is on a disk: it is held, looked at and sent into the store. Nothing is written to it, and
-//! nothing of it is mounted.
+//! nothing of it may be mounted by others.
 //!
 //! ```text
 //! check-disk (held, so that nobody changes it) -> survey (which blocks) -> capture (sent, in order)
 //! ```
+//!
+//! The files of a slot are read through a mount that changes nothing, and sent as a tar archive.
 
+mod archive;
+mod attempts;
 mod check_disk;
 mod send;
 mod uploader;
 
+pub(super) use archive::run as send_archive;
 pub(super) use check_disk::run as check;
 pub(super) use send::run as send;
 pub use uploader::{Begun, Fault, Sending, Uploader};
@@ -35,13 +40,21 @@ pub(super) fn survey(
     log: &StepLog<'_>,
 ) -> anyhow::Result<Surveyed> {
     let planned = capture::plan(source, order.raw, order.force)?;
+    if order.tar {
+        archive::family(&planned)?;
+    }
     for one in &planned {
         log.check_cancel()?;
         log.note(one.to_string());
         for why in one.unclean() {
-            log.note(format!("{}: {why}; every block of it is saved", one.facts.name));
+            let how = match order.tar {
+                true => "its files are saved as they can be found without its journal",
+                false => "every block of it is saved",
+            };
+            log.note(format!("{}: {why}; {how}", one.facts.name));
         }
     }
+    let partition = if order.tar { archive::partition } else { partition };
     let partitions: Vec<SurveyPartition> = planned.iter().filter_map(partition).collect();
     ensure!(
         partitions.len() <= MAX_PARTITIONS,

@@ -3,6 +3,7 @@
 
 mod archive;
 mod capture;
+mod capture_archive;
 mod deploy;
 mod filesystems;
 mod grow;

@@ -130,6 +130,12 @@ pub enum UploadError {
     /// All has come, and it is no image that could be restored.
     #[error("what the agent sent is no image")]
     Directory(#[from] DirectoryError),
+    /// It is no tar archive, or one that could not be unpacked; nothing is left.
+    #[error("what the agent sent is no archive")]
+    Archive(#[source] TarError),
+    /// A frame of it cannot be compressed.
+    #[error("what the agent sent cannot be compressed")]
+    Compress(#[source] io::Error),
     /// The store's side of it; nothing is left.
     #[error(transparent)]
     Draft(#[from] DraftError),
@@ -144,7 +150,12 @@ impl UploadError {
     pub fn may_go_on(&self) -> bool {
         match self {
             Self::Sent(_) => true,
-            Self::Survey(_) | Self::Space { .. } | Self::Directory(_) | Self::Draft(_) => false,
+            Self::Survey(_)
+            | Self::Space { .. }
+            | Self::Directory(_)
+            | Self::Archive(_)
+            | Self::Compress(_)
+            | Self::Draft(_) => false,
         }
     }
 }

@@ -6,25 +6,29 @@
 //! ```
 //!
 //! What an agent says of what it sends is never taken for true: which chunks there are follows from the
-//! bitmap, and what is in them from the frames themselves. An error that is the agent's leaves the upload
+//! bitmap, and what is in them from the frames themselves; an archive is read as an import reads it. An error that is the agent's leaves the upload
 //! as it was before; [`Upload::position`] says where it goes on.
 
+mod archive;
 mod head;
 mod partition;
 
 use super::{
     DraftError, Images, UploadError,
+    archive::remark,
     draft::{Draft, RESERVE_BYTES},
     space::{self, MIB},
 };
+use archive::OpenArchive;
 use head::OpenHead;
 use metalcast_formats::{
     clonezilla::{Directory, RAW, has_data_file, is_side_file},
     partclone::MAX_BLOCKS,
+    tar::BLOCK_BYTES,
 };
 use metalcast_shared::{
     id::{ImageName, Revision},
-    manifest::{Chunk, MAX_BLOCK_BYTES},
+    manifest::{ARCHIVE, Chunk, MAX_BLOCK_BYTES, Partition},
     upload::{
         MAX_FILE_BYTES, MAX_FILES, MAX_FILES_BYTES, MAX_PARTITIONS, MAX_REMARK_BYTES, MAX_REMARKS,
         Survey, SurveyPartition, UploadPosition,
@@ -60,6 +64,7 @@ pub struct Upload {
 enum Open {
     Head(OpenHead),
     Chunks(Box<OpenPartition>),
+    Archive(Box<OpenArchive>),
 }
 
 impl Upload {
@@ -92,9 +97,10 @@ impl Upload {
         }
         Ok(UploadPosition {
             partitions: as_u32(self.draft.partitions().len()),
-            head: self.open.is_some(),
+            head: matches!(self.open, Some(Open::Chunks(_))),
             chunks: match &self.open {
                 Some(Open::Chunks(partition)) => partition.chunks(),
+                Some(Open::Archive(archive)) => archive.chunks(),
                 Some(Open::Head(_)) | None => 0,
             },
             files: as_u32(self.files.len()),
@@ -107,14 +113,14 @@ impl Upload {
     /// When it is not that, or cannot be written.
     pub fn head(&mut self, piece: &[u8], is_last: bool) -> Result<(), UploadError> {
         let next = self.next_partition()?.clone();
-        if next.filesystem == RAW {
-            return Err(UploadError::sent("a raw image has no head"));
+        if [RAW, ARCHIVE].contains(&next.filesystem.as_str()) {
+            return Err(UploadError::sent("a head of what has none"));
         }
         let head = match self.open.take() {
             None => OpenHead::begin(&self.draft, &next),
             Some(Open::Head(head)) => Ok(head),
-            Some(chunks @ Open::Chunks(_)) => {
-                self.open = Some(chunks);
+            Some(other @ (Open::Chunks(_) | Open::Archive(_))) => {
+                self.open = Some(other);
                 return Err(UploadError::sent("a second head of a partition"));
             }
         };
@@ -140,30 +146,59 @@ impl Upload {
     /// # Errors
     /// When it is not that one, its frame does not hold what it should, or cannot be written.
     pub fn chunk(&mut self, chunk: Chunk, frame: Vec<u8>) -> Result<(), UploadError> {
-        let mut open = match self.open.take() {
-            Some(Open::Chunks(open)) => open,
+        let taken = match self.open.take() {
+            Some(Open::Chunks(open)) => self.partition_chunk(open, chunk, frame),
+            Some(Open::Archive(open)) => self.archive_chunk(open, &chunk, &frame),
             Some(head @ Open::Head(_)) => {
                 self.open = Some(head);
-                return Err(UploadError::sent("a chunk within a head"));
+                Err(UploadError::sent("a chunk within a head"))
             }
             None => {
                 let next = self.next_partition()?;
-                if next.filesystem != RAW {
-                    return Err(UploadError::sent("a chunk before its partition's head"));
+                match next.filesystem.as_str() {
+                    RAW => {
+                        let open = OpenPartition::raw(&self.draft, next)?;
+                        self.partition_chunk(Box::new(open), chunk, frame)
+                    }
+                    ARCHIVE => {
+                        let open = OpenArchive::begin(&self.draft, next)?;
+                        self.archive_chunk(Box::new(open), &chunk, &frame)
+                    }
+                    _ => Err(UploadError::sent("a chunk before its partition's head")),
                 }
-                Box::new(OpenPartition::raw(&self.draft, next)?)
             }
         };
-        let taken = open.take(&mut self.draft, chunk, frame);
-        if let Ok(true) = taken {
+        if taken? {
             // The partition can be large and the disk be filled by others.
             let free = space::free_bytes(&self.store).map_err(DraftError::from)?;
             if free < RESERVE_BYTES {
                 return Err(self.no_space(free));
             }
         }
+        Ok(())
+    }
+
+    /// Whether it made all so far durable, as below.
+    fn partition_chunk(
+        &mut self,
+        mut open: Box<OpenPartition>,
+        chunk: Chunk,
+        frame: Vec<u8>,
+    ) -> Result<bool, UploadError> {
+        let taken = open.take(&mut self.draft, chunk, frame);
         let gone_on = self.go_on(*open);
-        taken.and(gone_on)
+        taken.and_then(|is_due| gone_on.map(|()| is_due))
+    }
+
+    fn archive_chunk(
+        &mut self,
+        mut open: Box<OpenArchive>,
+        chunk: &Chunk,
+        frame: &[u8],
+    ) -> Result<bool, UploadError> {
+        let taken = open.take(&mut self.draft, chunk, frame);
+        self.open = Some(Open::Archive(open));
+        taken
     }
 
     /// Takes a file beside the partitions' data, all of which has come.
@@ -191,8 +226,27 @@ impl Upload {
         Ok(())
     }
 
-    /// Publishes it: the directory is one that an import would take.
-    pub(super) fn publish(self, images: &Images) -> Result<Revision, UploadError> {
+    /// Publishes it: the directory is one that an import would take, or make.
+    pub(super) fn publish(mut self, images: &Images) -> Result<Revision, UploadError> {
+        let left_out = match self.open.take() {
+            Some(Open::Archive(open)) => remark(&open.end(&mut self.draft)?).to_owned(),
+            Some(Open::Head(_) | Open::Chunks(_)) | None => self.check_directory()?,
+        };
+        let Self { draft, order, survey, .. } = self;
+        let mut provenance = format!("{}, saved by agent {}", order.provenance, survey.agent);
+        provenance.push_str(&left_out);
+        if survey.left_out_bytes > 0 {
+            let bytes = survey.left_out_bytes;
+            provenance.push_str(&format!("; {bytes} bytes of page and swap files left out"));
+        }
+        for remark in &survey.remarks {
+            provenance.push_str(&format!("; {remark}"));
+        }
+        Ok(draft.publish(images, &order.image, provenance)?)
+    }
+
+    /// That all has come, and can be read; what is to be said of it.
+    fn check_directory(&self) -> Result<String, UploadError> {
         let (have, all) = (self.draft.partitions().len(), self.survey.partitions.len());
         if have < all {
             return Err(UploadError::sent(format!("only {have} of {all} partitions have come")));
@@ -202,19 +256,10 @@ impl Upload {
         if !found.eq(self.survey.partitions.iter().map(|partition| &partition.name)) {
             return Err(UploadError::sent("the list `parts` has other partitions than were sent"));
         }
-        let Self { draft, order, survey, .. } = self;
-        let mut provenance = format!("{}, saved by agent {}", order.provenance, survey.agent);
-        if !directory.left_out.is_empty() {
-            provenance.push_str(&format!("; left out: {}", directory.left_out()));
-        }
-        if survey.left_out_bytes > 0 {
-            let bytes = survey.left_out_bytes;
-            provenance.push_str(&format!("; {bytes} bytes of page and swap files left out"));
-        }
-        for remark in &survey.remarks {
-            provenance.push_str(&format!("; {remark}"));
-        }
-        Ok(draft.publish(images, &order.image, provenance)?)
+        Ok(match directory.left_out.is_empty() {
+            true => String::new(),
+            false => format!("; left out: {}", directory.left_out()),
+        })
     }
 
     fn next_partition(&self) -> Result<&SurveyPartition, UploadError> {
@@ -271,6 +316,13 @@ fn check(survey: &Survey, order: &UploadOrder) -> Result<(), UploadError> {
     {
         return bad("remarks that are too many, too long or no text".to_owned());
     }
+    let is_archive = |one: &SurveyPartition| one.filesystem == ARCHIVE;
+    if partitions.iter().any(is_archive) {
+        return match &partitions[..] {
+            [one] if one.block_bytes == BLOCK_BYTES as u32 => Ok(()),
+            _ => bad("an archive beside something else, or in other blocks".to_owned()),
+        };
+    }
     for (position, one) in partitions.iter().enumerate() {
         let SurveyPartition { name, block_bytes, total_blocks, used_blocks, device_bytes, .. } =
             one;
@@ -297,6 +349,24 @@ fn check(survey: &Survey, order: &UploadOrder) -> Result<(), UploadError> {
         return bad(format!("partition {shown:?}: {problem}"));
     }
     Ok(())
+}
+
+/// What an opener has to know of a partition.
+fn facts(partition: &SurveyPartition, head_bytes: u32) -> Partition {
+    Partition {
+        name: partition.name.clone(),
+        filesystem: partition.filesystem.clone(),
+        file: String::new(),
+        block_bytes: partition.block_bytes,
+        total_blocks: partition.total_blocks,
+        used_blocks: partition.used_blocks,
+        device_bytes: partition.device_bytes,
+        chunk_blocks: partition.chunk_blocks(),
+        chunks: 0,
+        head_bytes,
+        file_bytes: 0,
+        pages: Vec::new(),
+    }
 }
 
 fn as_u32(count: usize) -> u32 {

@@ -19,6 +19,7 @@ use metalcast_formats::capture::is_device_name;
 use metalcast_shared::{
     hash::Hash,
     id::{ImageName, NodeId, Revision, TaskId},
+    manifest::ARCHIVE_NAME,
     upload::MAX_PARTITIONS,
 };
 
@@ -38,6 +39,7 @@ impl Service {
         let image: ImageName =
             request.image.parse().map_err(|error| Refusal::Invalid(format!("{error}")))?;
         let numbers = partition_numbers(request)?;
+        check_form(request)?;
         let mut core = self.core().await;
         let node = find(&core, &request.node)?.clone();
         let plan = self.plan_capture(&core, request, &numbers, &node).await?;
@@ -54,6 +56,7 @@ impl Service {
             name: name.clone(),
             force: request.force,
             raw: request.raw,
+            tar: request.tar,
         };
         if request.dry_run {
             return Ok(CaptureAnswer { plan: view, job: None });
@@ -70,6 +73,7 @@ impl Service {
             name,
             force: request.force,
             raw: request.raw,
+            tar: request.tar,
             held: plan.present.as_ref().map(held),
             saved: None,
         };
@@ -194,6 +198,20 @@ impl Service {
     }
 }
 
+/// An archive is of the files of one filesystem, and has no names of partitions in it.
+fn check_form(request: &CaptureRequest) -> Result<(), Refusal> {
+    let message = match request {
+        CaptureRequest { tar: false, .. } => return Ok(()),
+        CaptureRequest { slot: None, .. } => {
+            "a tar archive is made of the files in a slot: name it with --slot"
+        }
+        CaptureRequest { raw: true, .. } => "save files (--tar) or every block (--raw), not both",
+        CaptureRequest { name: Some(_), .. } => "--name is for partitions; a tar archive has none",
+        _ => return Ok(()),
+    };
+    Err(Refusal::Invalid(message.into()))
+}
+
 /// What was in a slot, for the provenance of its image.
 fn held(used: &SlotUse) -> String {
     let stage = match used.stage {
@@ -231,6 +249,9 @@ fn trailing_digits(name: &str) -> usize {
 }
 
 fn name_in_image(request: &CaptureRequest) -> Result<String, Refusal> {
+    if request.tar {
+        return Ok(ARCHIVE_NAME.to_owned());
+    }
     let name = match (&request.name, request.slot) {
         (Some(name), _) => name.clone(),
         (None, Some(slot)) => format!("{DISK_NAME}{slot}"),

@@ -229,12 +229,8 @@ impl Service {
         let name = partition.name.clone();
         let index = tokio::task::spawn_blocking(move || catalog.archive_index(&revision, &name));
         let index = index.await.map_err(anyhow::Error::from)??;
-        if !index.has_menu && index.newest().is_none() {
-            return Err(Refusal::Invalid(format!(
-                "{image} has neither a menu of GRUB nor a kernel (/boot/vmlinuz-*): it could not be \
-                 started from a slot"
-            )));
-        }
+        let startable = index.check_startable();
+        startable.map_err(|why| Refusal::Invalid(format!("{image}: {why}")))?;
         let (kind, label) = (request.fs.unwrap_or_default(), request.label.clone());
         Ok(Some(Fresh { kind, label }))
     }

@@ -165,8 +165,8 @@ impl Service {
             Work::SelectSlot { disk, layout, slot } => {
                 Ok(WireWork::SelectSlot(SelectSlot { disk, layout, slot }))
             }
-            Work::Capture { disk, source, name, force, raw, .. } => {
-                Ok(WireWork::Capture(Box::new(Capture { disk, source, name, force, raw })))
+            Work::Capture { disk, source, name, force, raw, tar, .. } => {
+                Ok(WireWork::Capture(Box::new(Capture { disk, source, name, force, raw, tar })))
             }
             Work::Deploy {
                 image,

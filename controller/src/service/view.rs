@@ -168,6 +168,9 @@ pub struct CaptureRequest {
     /// Save every block, whatever is in it.
     #[serde(default)]
     pub raw: bool,
+    /// Save the files of a slot as a tar archive.
+    #[serde(default)]
+    pub tar: bool,
     /// How long the node may take to netboot.
     #[serde(default)]
     pub timeout_seconds: Option<u64>,
@@ -210,6 +213,8 @@ pub struct CapturePlanView {
     pub force: bool,
     /// Whether every block is saved.
     pub raw: bool,
+    /// Whether its files are saved, as a tar archive.
+    pub tar: bool,
 }
 
 /// A request to start a slot of nodes.

@@ -217,6 +217,9 @@ pub enum Work {
         force: bool,
         /// Whether every block is saved.
         raw: bool,
+        /// Whether the files of a slot are saved, as a tar archive.
+        #[serde(default)]
+        tar: bool,
         /// What was in the slot, as far as we know.
         held: Option<String>,
         /// The revision, once it is in the store.

@@ -2,9 +2,15 @@
 
 use crate::{Store, name, source::sh, with_causes};
 use metalcast_controller::images::{
-    DiskOptions, ExportOptions, ImageState, ImportError, Packing, Progress,
+    DiskOptions, ExportOptions, ImageState, ImportError, Packing, Progress, UploadError,
+    UploadOrder,
 };
-use metalcast_shared::id::Revision;
+use metalcast_formats::chunk::{PlainChunk, sealer};
+use metalcast_shared::{
+    id::Revision,
+    manifest::{CHUNK_BYTES, Run},
+    upload::{Survey, SurveyPartition},
+};
 use std::{
     cell::RefCell,
     fs::{self, File},
@@ -143,4 +149,48 @@ fn an_export_is_an_archive_with_checksums_and_damage_in_the_store_is_found() {
     let report = store.images.check(&revision, &|_| {}).unwrap();
     assert!(report.damage.iter().any(|what| what.contains("chunk")), "{report:?}");
     store.images.remove(&revision).unwrap();
+}
+
+/// Sends the bytes of an archive as an agent does.
+fn upload(store: &Store, archive: &[u8]) -> Result<Revision, UploadError> {
+    let order = UploadOrder { image: name(), provenance: "slot 5".into(), disk_bytes: 1 << 40 };
+    let partition = SurveyPartition {
+        name: "system".into(),
+        filesystem: "tar".into(),
+        block_bytes: 512,
+        total_blocks: 7,
+        used_blocks: 7,
+        device_bytes: 7 * 512,
+    };
+    let survey = Survey { agent: "1".into(), partitions: vec![partition], ..Survey::default() };
+    let mut upload = store.images.begin_upload(order, survey)?;
+    let mut seal = sealer();
+    for (index, data) in (0..).zip(archive.chunks(CHUNK_BYTES as usize)) {
+        let runs = vec![Run { start: 0, count: (data.len() / 512) as u32 }];
+        let sealed = seal(PlainChunk { index, runs, data: data.to_vec() }).unwrap();
+        assert_eq!(upload.position()?.chunks, index);
+        assert!(upload.chunk(sealed.chunk.clone(), b"other bytes".to_vec()).is_err());
+        upload.chunk(sealed.chunk, sealed.frame)?;
+    }
+    store.images.publish(upload)
+}
+
+#[test]
+fn what_an_agent_sends_is_kept_as_an_import_would_keep_it_and_anything_else_is_not() {
+    let (store, archives) = (Store::new(), Archives::new());
+    let imported = store.import_archive(&archives.file("plain.tar")).unwrap();
+    let plain = fs::read(archives.file("plain.tar")).unwrap();
+    let sent = upload(&store, &plain).unwrap_or_else(|error| panic!("{}", with_causes(&error)));
+    let file = |revision: &Revision| fs::read(store.path(revision).join("system.tar.zst")).unwrap();
+    assert!(file(&imported) == file(&sent));
+    let parts = |revision: &Revision| store.images.manifest(revision).unwrap().0.partitions;
+    assert_eq!(parts(&imported), parts(&sent));
+    assert!(store.images.check(&sent, &|_| {}).unwrap().damage.is_empty());
+
+    let more = [&plain[..], &vec![0; 4 << 20], &plain[..]].concat();
+    for wrong in [&plain[..plain.len() / 2 / 512 * 512], &more, &[0xff; 512 << 3], &[]] {
+        let error = upload(&store, wrong).unwrap_err();
+        assert!(matches!(error, UploadError::Archive(_) | UploadError::Sent(_)), "{error}");
+    }
+    assert_eq!(store.images.list().unwrap().len(), 2);
 }

@@ -20,6 +20,15 @@ const UUID: usize = 1036;
 const LABEL: usize = 1052;
 const MAGIC: usize = PAGE_BYTES - 10;
 
+/// Names that distributions give a swap file, in the root directory.
+pub const FILE_NAMES: [&str; 2] = ["swapfile", "swap.img"];
+
+/// Whether a swap file that begins with this page holds nothing to keep: one with a system that was
+/// suspended does not begin so.
+pub fn is_plain(page: &[u8; PAGE_BYTES]) -> bool {
+    &page[MAGIC..] == b"SWAPSPACE2"
+}
+
 /// Why no header can be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SwapError {

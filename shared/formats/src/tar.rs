@@ -10,6 +10,8 @@
 //! alone, so that frames can be unpacked in any order. The last frame has the archive's end mark and its
 //! [`Index`].
 //!
+//! [`write_headers`] is the way in for what is on a disk: it writes what reading gives again.
+//!
 //! Read are the old format, ustar, GNU's and pax, with sparse files of all four kinds. What would lead
 //! out of the directory that it is unpacked into, or cannot be unpacked faithfully, is refused by name
 //! and offset; a leading `/` is left out, as tar does.
@@ -26,15 +28,17 @@ mod path;
 mod pax;
 mod sparse;
 mod survey;
+mod write;
 
-pub use acl::{AclError, Names, posix_acl};
-pub use boot::Start;
+pub use acl::{AclError, Names, acl_text, posix_acl};
+pub use boot::{NotStartable, Start};
 pub use context::{Context, ContextError, Index, Rest, context_of, with_context};
 pub use headers::{Headers, Next};
 pub use member::{Kind, Member, Meta, Piece, Time, Xattr};
 pub use pack::{Packed, Packer, is_archive};
 pub use parts::{Part, Parts};
 pub use survey::MAX_PATHS;
+pub use write::{END_MARK, WriteError, write_headers};
 
 use std::{io, sync::Arc};
 
@@ -91,7 +95,7 @@ fn shown(name: &[u8]) -> String {
 }
 
 /// Bytes up to the end of the last block.
-fn padded(bytes: u64) -> u64 {
+pub fn padded(bytes: u64) -> u64 {
     bytes.div_ceil(BLOCK_BYTES as u64).saturating_mul(BLOCK_BYTES as u64)
 }
 

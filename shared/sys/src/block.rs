@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 pub const SECTOR_BYTES: u64 = 512;
 
 const BLKROGET: u32 = 0x125e;
+const BLKROSET: u32 = 0x125d;
 const BLKRRPART: u32 = 0x125f;
 const BLKFLSBUF: u32 = 0x1261;
 const BLKSSZGET: u32 = 0x1268;
@@ -136,6 +137,15 @@ impl BlockDevice {
     /// Whether it refuses writes.
     pub fn is_read_only(&self) -> Result<bool> {
         self.get(BLKROGET, "reading the write protection of", 0_i32).map(|value| value != 0)
+    }
+
+    /// Has it refuse writes, of filesystems too, or take them again.
+    pub fn set_read_only(&self, is_read_only: bool) -> Result<()> {
+        let mut value = i32::from(is_read_only);
+        // SAFETY: BLKROSET reads an int (linux/fs.h).
+        let set = unsafe { ioctl::by_address(&self.file, BLKROSET, &mut value) };
+        set.map_err(during(|| format!("setting the write protection of {}", self.path.display())))
+            .map(drop)
     }
 
     /// Whether it is a partition of a disk, by sysfs.

@@ -1,7 +1,7 @@
 //! Step `capture`: reads what is to be saved and sends it, in order. Where the controller lost track, the
 //! disk is read again from there: nothing is kept for it.
 
-use super::{Begun, Fault, Sending, Surveyed, Uploader};
+use super::{Sending, Surveyed, Uploader, attempts};
 use crate::{
     capture,
     disk::Device,
@@ -10,60 +10,26 @@ use crate::{
 use anyhow::Context;
 use jiff::Timestamp;
 use metalcast_formats::capture::{Planned, Source, log as clonezilla_log, side_files};
-use metalcast_shared::{
-    id::Revision,
-    transfer::MAX_ATTEMPTS,
-    upload::{MAX_HEAD_PIECE_BYTES, UploadPart, UploadPosition},
-};
-use std::{
-    io::{self, BufWriter, Write},
-    time::Duration,
-};
+use metalcast_shared::upload::{MAX_HEAD_PIECE_BYTES, UploadPart, UploadPosition};
+use std::io::{self, BufWriter, Write};
 
 /// The log of the image, which comes last.
 const LOG: &str = "clonezilla-img";
 
-/// Pause before another attempt.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
-
-/// Sends all; the revision that it has become.
+/// Sends all.
 pub(in crate::task) fn run(
     source: &Source<Device<'_>>,
     surveyed: &Surveyed,
     uploader: &dyn Uploader,
     log: &StepLog<'_>,
-) -> anyhow::Result<Revision> {
+) -> anyhow::Result<()> {
     let mut run = Run { source, surveyed, log, wire: 0 };
-    let (mut attempts, mut reached) = (0, UploadPosition::default());
-    let revision = loop {
-        log.check_cancel()?;
-        let attempt = run.attempt(uploader, &mut |from| {
-            if from != std::mem::replace(&mut reached, from) {
-                attempts = 0;
-            }
-        });
-        let error = match attempt {
-            Ok(revision) => break revision,
-            Err(error) => error,
-        };
-        let Some(fault) = error.downcast_ref::<Fault>() else { return Err(error) };
-        match fault {
-            Fault::Lost => {}
-            Fault::Refused { may_retry: false, .. } => return Err(error),
-            Fault::Refused { may_retry: true, .. } if attempts + 1 >= MAX_ATTEMPTS => {
-                return Err(error.context(format!("{MAX_ATTEMPTS} attempts")));
-            }
-            Fault::Refused { may_retry: true, reason } => {
-                attempts += 1;
-                tracing::warn!("the controller does not take it: {reason}; trying again");
-            }
-        }
-        std::thread::sleep(RETRY_PAUSE);
-    };
+    let revision =
+        attempts::run(&surveyed.survey, uploader, log, |from, sending| run.attempt(from, sending))?;
     let used = surveyed.survey.used_bytes();
     log.note(format!("saved as {revision}: {used} bytes read, {} sent", run.wire));
     note_memory(log);
-    Ok(revision)
+    Ok(())
 }
 
 struct Run<'r> {
@@ -76,28 +42,17 @@ struct Run<'r> {
 
 impl Run<'_> {
     /// On one connection.
-    fn attempt(
-        &mut self,
-        uploader: &dyn Uploader,
-        reached: &mut dyn FnMut(UploadPosition),
-    ) -> anyhow::Result<Revision> {
-        let (from, mut sending) = match uploader.begin(&self.surveyed.survey)? {
-            Begun::Saved(revision) => return Ok(revision),
-            Begun::From(from, sending) => (from, sending),
-        };
-        reached(from);
+    fn attempt(&mut self, from: UploadPosition, sending: &mut dyn Sending) -> anyhow::Result<()> {
         let with_data = self.surveyed.planned.iter().filter(|planned| planned.map().is_some());
         let complete = usize::try_from(from.partitions).context("counting partitions")?;
         let mut done = with_data.clone().take(complete).map(Planned::bytes).sum();
         let mut at = UploadPosition { partitions: 0, files: 0, ..from };
         for planned in with_data.skip(complete) {
-            self.partition(planned, at, &mut done, &mut *sending)
+            self.partition(planned, at, &mut done, sending)
                 .with_context(|| format!("saving {}", planned.facts.name))?;
             at = UploadPosition::default();
         }
-        self.files(from.files, &mut *sending)?;
-        self.log.check_cancel()?;
-        sending.finish()
+        self.files(from.files, sending)
     }
 
     /// From a position within it on.

@@ -17,7 +17,7 @@ use std::{
 const NEEDED_MIB: u64 = 330;
 
 /// What a tree is made of, one line each: only what fix-ups change is left out.
-const LIST: &str = r#"
+pub(super) const LIST: &str = r#"
 import hashlib, os, stat, sys
 lines = []
 root = os.fsencode(sys.argv[1])
@@ -73,12 +73,12 @@ for n, path in enumerate(('x/suid', 'x/link', 'x/fifo', 'x/d1/d2/d3', 'x/d1/d2',
     os.utime(path, ns=(10**18 + n, 1234567890123456789 - n), follow_symlinks=False)
 "#;
 
-fn python(script: &str, dir: &Path) -> String {
+pub(super) fn python(script: &str, dir: &Path) -> String {
     tool(Command::new("python3").args(["-c", script]).arg(dir))
 }
 
 /// A system, and an archive of it.
-fn system(options: &[&str]) -> (tempfile::TempDir, Vec<u8>) {
+pub(super) fn system(options: &[&str]) -> (tempfile::TempDir, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     ordinary_tree(dir.path());
     std::fs::rename(dir.path().join("boot/vmlinuz"), dir.path().join("boot/vmlinuz-6.1.0-9"))
@@ -97,16 +97,16 @@ fn tar(dir: &Path, options: &[&str]) -> Vec<u8> {
     done.stdout
 }
 
-fn rig(archive: &[u8]) -> Rig {
+pub(super) fn rig(archive: &[u8]) -> Rig {
     Rig::new(Arc::new(TestImage::archive(archive, NEEDED_MIB)))
 }
 
-fn order(rig: &Rig, kind: FreshKind) -> Deploy {
+pub(super) fn order(rig: &Rig, kind: FreshKind) -> Deploy {
     let label = Some("fresh".parse().unwrap());
     Deploy { fresh: Some(Fresh { kind, label }), ..rig.order(5, Overwrite::BlankOnly) }
 }
 
-fn with_slot<T>(rig: &Rig, driver: &str, look: impl FnOnce(&Path) -> T) -> T {
+pub(super) fn with_slot<T>(rig: &Rig, driver: &str, look: impl FnOnce(&Path) -> T) -> T {
     let dir = tempfile::tempdir().unwrap();
     let flags = MsFlags::MS_RDONLY;
     let mount = Mount::new(&rig.node(5), dir.path(), driver, flags, None).unwrap();
@@ -115,11 +115,11 @@ fn with_slot<T>(rig: &Rig, driver: &str, look: impl FnOnce(&Path) -> T) -> T {
     found
 }
 
-fn file(root: &Path, name: &str) -> String {
+pub(super) fn file(root: &Path, name: &str) -> String {
     std::fs::read_to_string(root.join(name)).unwrap()
 }
 
-fn check_same(rig: &Rig, driver: &str, source: &Path) {
+pub(super) fn check_same(rig: &Rig, driver: &str, source: &Path) {
     let list = PathBuf::from(source);
     let (ours, theirs) = (with_slot(rig, driver, |root| python(LIST, root)), python(LIST, &list));
     let differ: Vec<_> = theirs.lines().zip(ours.lines()).filter(|(a, b)| a != b).collect();
@@ -130,7 +130,8 @@ fn check_same(rig: &Rig, driver: &str, source: &Path) {
     assert!(theirs.lines().count() > 30, "{theirs}");
 }
 
-const FULL: [&str; 5] = ["--format=pax", "--xattrs", "--xattrs-include=*", "--acls", "--sparse"];
+pub(super) const FULL: [&str; 5] =
+    ["--format=pax", "--xattrs", "--xattrs-include=*", "--acls", "--sparse"];
 
 #[test]
 fn every_member_is_what_it_was_and_the_slot_starts_by_a_menu_of_ours() {

@@ -6,7 +6,7 @@ use metalcast_formats::chunk;
 use metalcast_shared::{
     event::{Step, TaskEvent},
     id::Revision,
-    manifest::{Chunk, Partition},
+    manifest::{ARCHIVE, Chunk, Partition},
     to_agent::{Capture, CaptureSource, Overwrite},
     upload::{Survey, SurveyPartition, UploadPart, UploadPosition},
 };
@@ -17,26 +17,26 @@ use std::{
 
 /// A store that takes one partition.
 #[derive(Default)]
-struct TestStore {
-    state: Mutex<State>,
+pub(super) struct TestStore {
+    pub(super) state: Mutex<State>,
     /// The connection breaks after so many parts, again and again.
-    breaks_after: Option<usize>,
+    pub(super) breaks_after: Option<usize>,
     /// Refuses each chunk of this number.
-    refuses: Option<(usize, Fault)>,
+    pub(super) refuses: Option<(usize, Fault)>,
 }
 
 #[derive(Default)]
-struct State {
-    survey: Survey,
+pub(super) struct State {
+    pub(super) survey: Survey,
     head: Vec<u8>,
     has_head: bool,
-    chunks: Vec<(Chunk, Vec<u8>)>,
+    pub(super) chunks: Vec<(Chunk, Vec<u8>)>,
     files: Vec<(String, Vec<u8>)>,
-    begun: usize,
+    pub(super) begun: usize,
 }
 
 impl TestStore {
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 }
@@ -85,7 +85,7 @@ impl Sending for Stream<'_> {
                 {
                     return Err(fault.clone().into());
                 }
-                assert!(state.has_head);
+                assert!(state.has_head || state.survey.partitions[0].filesystem == ARCHIVE);
                 state.chunks.push((chunk.clone(), body.to_vec()));
             }
             UploadPart::File { name, bytes } => {
@@ -102,14 +102,14 @@ impl Sending for Stream<'_> {
     }
 }
 
-fn order(rig: &Rig, slot: u16) -> Capture {
+pub(super) fn order(rig: &Rig, slot: u16) -> Capture {
     let source = CaptureSource::Slot { layout: rig.layout.clone(), slot };
     let name = format!("sda{slot}");
-    Capture { disk: rig.selector(), source, name, force: false, raw: false }
+    Capture { disk: rig.selector(), source, name, force: false, raw: false, tar: false }
 }
 
 /// Captures; the disk is as before whatever happens.
-fn capture(rig: &Rig, order: &Capture, store: &TestStore) -> Outcome {
+pub(super) fn capture(rig: &Rig, order: &Capture, store: &TestStore) -> Outcome {
     let before = rig.whole_hash();
     let outcome = rig.capture(order, store);
     assert!(outcome.operations().is_empty(), "{:?}", outcome.operations());
@@ -124,7 +124,7 @@ fn rig() -> Rig {
 }
 
 /// What an opener has to know of a partition.
-fn facts(surveyed: &SurveyPartition) -> Partition {
+pub(super) fn facts(surveyed: &SurveyPartition) -> Partition {
     Partition {
         name: surveyed.name.clone(),
         filesystem: surveyed.filesystem.clone(),

@@ -41,6 +41,9 @@ pub(in crate::cli) struct Capture {
     /// Save every block as it is, whatever is in it
     #[arg(long)]
     raw: bool,
+    /// Save the slot's files as a tar archive, which goes into a fresh filesystem of any kind and size
+    #[arg(long, requires = "slot", conflicts_with_all = ["raw", "name"])]
+    tar: bool,
     /// Seconds that the node may take to netboot [default: 1800]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -68,6 +71,7 @@ pub(in crate::cli) async fn capture(
         name: command.name,
         force: command.force,
         raw: command.raw,
+        tar: command.tar,
         timeout_seconds: command.timeout,
         dry_run: command.dry_run,
     };
@@ -108,7 +112,8 @@ fn describe(plan: &CapturePlanView) -> String {
         (false, true) => ", unclean or not",
         (false, false) => "",
     };
-    lines.push(format!("  saved     {what}{how}, as {}", plan.name));
+    let form = if plan.tar { "a tar archive of its files" } else { &plan.name };
+    lines.push(format!("  saved     {what}{how}, as {form}"));
     if let Some(present) = &plan.present {
         lines.push(format!("  deployed  {present}"));
     }

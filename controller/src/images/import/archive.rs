@@ -3,8 +3,8 @@
 
 use super::{BEST_RATIO, check_space, disk::DiskOptions};
 use crate::images::{
-    Images, ImportError, Progress,
-    draft::{Draft, PartitionFile, Shape},
+    Images, ImportError, Progress, archive,
+    draft::{Draft, PartitionFile},
     pipeline,
 };
 use metalcast_formats::{
@@ -15,7 +15,7 @@ use metalcast_formats::{
 };
 use metalcast_shared::{
     id::{ImageName, Revision},
-    manifest::{ARCHIVE, CHUNK_BYTES},
+    manifest::{ARCHIVE, ARCHIVE_NAME},
 };
 use std::{
     fs::File,
@@ -27,18 +27,11 @@ use std::{
     },
 };
 
-/// What an archive is called where partitions have their names.
-const NAME: &str = "system";
-
 /// Read-ahead of compressed bytes; as many are looked at to tell what a stream is.
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// How often it is looked whether there is room for more.
 const LOOK_EVERY_BYTES: u64 = 16 << 20;
-
-/// Room on the target for each member, and for what a filesystem needs for itself.
-const MEMBER_BYTES: u64 = 512;
-const FILESYSTEM_BYTES: u64 = 64 << 20;
 
 /// How an archive is compressed.
 #[derive(Clone, Copy, Debug)]
@@ -165,7 +158,7 @@ impl Archive<'_> {
         let mut draft = Draft::begin(self.images, self.name)?;
         let mut writer = Writer {
             archive: self,
-            file: draft.partition(NAME, ARCHIVE)?,
+            file: draft.partition(ARCHIVE_NAME, ARCHIVE)?,
             draft: &mut draft,
             read,
             blocks: 0,
@@ -181,19 +174,15 @@ impl Archive<'_> {
         };
         let (packed, written) = pipeline::run(next, archive_sealer, |sealed| match sealed {
             Ok(sealed) => writer.take(sealed),
-            Err(source) => Err(ImportError::Compress { partition: NAME.to_owned(), source }),
+            Err(source) => {
+                Err(ImportError::Compress { partition: ARCHIVE_NAME.to_owned(), source })
+            }
         });
         packed.map_err(|source| self.damaged(source, read))?;
         written?;
         let index = index.expect("the last frame has an index");
         let Writer { file, blocks, .. } = writer;
-        let shape = Shape {
-            block_bytes: BLOCK_BYTES as u32,
-            total_blocks: u64::from(file.chunks()) * u64::from(CHUNK_BYTES / BLOCK_BYTES as u32),
-            used_blocks: blocks,
-            device_bytes: needed_bytes(&index),
-            head_bytes: 0,
-        };
+        let shape = archive::shape(file.chunks(), blocks, &index);
         draft.end_partition(file, &shape)?;
         draft
             .publish(self.images, self.name, self.provenance(form, &index))
@@ -203,9 +192,7 @@ impl Archive<'_> {
     fn provenance(&self, Form(compression): Form, index: &Index) -> String {
         let mut text =
             format!("tar archive {} ({compression}, {} members)", self.what, index.members);
-        if index.kernels.is_empty() && !index.has_menu {
-            text.push_str("; it has no kernel in /boot: it cannot be started in a slot");
-        }
+        text.push_str(archive::remark(index));
         text
     }
 
@@ -224,13 +211,6 @@ impl Archive<'_> {
         let source = DiskFileError::Compressed(compression.to_string());
         ImportError::DiskFile { what, source }
     }
-}
-
-/// Bytes that a partition must have for its members, and the filesystem around them.
-fn needed_bytes(index: &Index) -> u64 {
-    let members = u64::from(index.members).saturating_mul(MEMBER_BYTES);
-    let content = index.content_bytes.saturating_add(index.content_bytes / 32);
-    content.saturating_add(members).saturating_add(FILESYSTEM_BYTES)
 }
 
 /// Writes frames into the draft.

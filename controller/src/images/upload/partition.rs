@@ -1,6 +1,6 @@
 //! The chunks of a partition while they come. Which ones there are follows from its bitmap.
 
-use super::head::OpenHead;
+use super::{facts, head::OpenHead};
 use crate::{
     causes::with_causes,
     images::{
@@ -69,20 +69,7 @@ impl OpenPartition {
         let SurveyPartition { block_bytes, total_blocks, used_blocks, device_bytes, .. } =
             *partition;
         let shape = Shape { block_bytes, total_blocks, used_blocks, device_bytes, head_bytes };
-        let facts = Partition {
-            name: partition.name.clone(),
-            filesystem: partition.filesystem.clone(),
-            file: String::new(),
-            block_bytes,
-            total_blocks,
-            used_blocks,
-            device_bytes,
-            chunk_blocks: partition.chunk_blocks(),
-            chunks: 0,
-            head_bytes,
-            file_bytes: 0,
-            pages: Vec::new(),
-        };
+        let facts = facts(partition, head_bytes);
         let mut ranges = Ranges::new(block_bytes, total_blocks)
             .map_err(|error| UploadError::Survey(error.to_string()))?;
         let next = ranges.next(&bitmap);

@@ -1,4 +1,4 @@
-//! POSIX access control lists: from the text in archives to what the kernel keeps in the extended
+//! POSIX access control lists: the text in archives, and what the kernel keeps in the extended
 //! attributes `system.posix_acl_access` and `system.posix_acl_default`.
 //!
 //! ```text
@@ -12,6 +12,7 @@ const MAX_ENTRIES: usize = 8000;
 
 const VERSION: u32 = 2;
 const NO_ID: u32 = u32::MAX;
+const ENTRY_BYTES: usize = 8;
 
 /// Numbers of users and groups that a list names.
 pub trait Names {
@@ -75,6 +76,31 @@ pub fn posix_acl(text: &[u8], names: &dyn Names) -> Result<Option<Vec<u8>>, AclE
         value.extend(id.to_le_bytes());
     }
     Ok(Some(value))
+}
+
+/// The text, with numbers only, of what the kernel keeps; `None` for what it cannot have made.
+pub fn acl_text(value: &[u8]) -> Option<Vec<u8>> {
+    let entries = value.strip_prefix(&VERSION.to_le_bytes())?.chunks_exact(ENTRY_BYTES);
+    if !entries.remainder().is_empty() || entries.len() > MAX_ENTRIES {
+        return None;
+    }
+    let mut lines = Vec::new();
+    for entry in entries {
+        let half = |at: usize| u16::from_le_bytes([entry[at], entry[at + 1]]);
+        let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
+        let (kind, who) = match half(0) {
+            tag if tag == Tag::UserObject as u16 => ("user", String::new()),
+            tag if tag == Tag::User as u16 => ("user", id.to_string()),
+            tag if tag == Tag::GroupObject as u16 => ("group", String::new()),
+            tag if tag == Tag::Group as u16 => ("group", id.to_string()),
+            tag if tag == Tag::Mask as u16 => ("mask", String::new()),
+            tag if tag == Tag::Other as u16 => ("other", String::new()),
+            _ => return None,
+        };
+        let bit = |bit: u16, letter| if half(2) & bit == 0 { '-' } else { letter };
+        lines.push(format!("{kind}:{who}:{}{}{}", bit(4, 'r'), bit(2, 'w'), bit(1, 'x')));
+    }
+    Some(lines.join(",").into_bytes())
 }
 
 fn entry(line: &str, names: &dyn Names) -> Result<(Tag, u32, u16), AclError> {
@@ -147,6 +173,9 @@ mod tests {
             expected.extend(id.to_le_bytes());
         }
         assert_eq!(value, expected);
+        let numbers = b"user::rwx,user:1000:r-x,group::r-x,group:7:rw-,mask::rwx,other::---";
+        assert_eq!(acl_text(&value).unwrap(), numbers);
+        assert_eq!(acl_text(&value[..value.len() - 1]), None);
         let star =
             b"user::rwx\nuser:unknown:r-x:1000\ngroup::r-x\ngroup:x:rw-:7\nmask:rwx\nother:---\n";
         assert_eq!(posix_acl(star, &Anna).unwrap().unwrap(), expected);

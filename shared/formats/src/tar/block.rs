@@ -94,9 +94,67 @@ impl<'b> Block<'b> {
     }
 
     pub(super) fn device(self) -> Option<(u32, u32)> {
-        let part = |field| number(&self.0[field]).and_then(|number| u32::try_from(number).ok());
-        Some((part(MAJOR)?, part(MINOR)?))
+        Some((unsigned(&self.0[MAJOR])?, unsigned(&self.0[MINOR])?))
     }
+}
+
+/// What a header that we write has in its fields; what does not fit is said in records in front of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fields<'f> {
+    pub(super) kind: u8,
+    pub(super) name: &'f [u8],
+    pub(super) link: &'f [u8],
+    pub(super) mode: u32,
+    pub(super) uid: u64,
+    pub(super) gid: u64,
+    pub(super) size: u64,
+    pub(super) modified: u64,
+    pub(super) device: (u32, u32),
+}
+
+impl Fields<'_> {
+    /// Longest name, and largest numbers of owners and other fields, that there is room for.
+    pub(super) const MAX_NAME_BYTES: usize = NAME.end - NAME.start;
+    pub(super) const MAX_ID: u64 = 0o777_7777;
+    pub(super) const MAX_NUMBER: u64 = 0o777_7777_7777;
+
+    /// The header. What is too long for its field is cut, what is too large is the largest.
+    pub(super) fn block(&self) -> [u8; BLOCK_BYTES] {
+        let mut block = [0; BLOCK_BYTES];
+        let mut text = |field: Range<usize>, text: &[u8]| {
+            let bytes = text.len().min(field.len());
+            block[field.start..field.start + bytes].copy_from_slice(&text[..bytes]);
+        };
+        let octal = |field: &Range<usize>, number: u64| {
+            let digits = field.len() - 1;
+            format!("{:0digits$o}", number.min((1 << (3 * digits)) - 1))
+        };
+        text(NAME, self.name);
+        text(LINK, self.link);
+        text(MAGIC, b"ustar\x0000");
+        text(TYPE..TYPE + 1, &[self.kind]);
+        for (field, number) in [
+            (MODE, self.mode.into()),
+            (UID, self.uid),
+            (GID, self.gid),
+            (SIZE, self.size),
+            (MTIME, self.modified),
+            (MAJOR, self.device.0.into()),
+            (MINOR, self.device.1.into()),
+        ] {
+            text(field.clone(), octal(&field, number).as_bytes());
+        }
+        text(CHECKSUM, &[b' '; CHECKSUM.end - CHECKSUM.start]);
+        let sum: u64 = block.iter().map(|byte| u64::from(*byte)).sum();
+        let sum = format!("{sum:06o}\0 ");
+        block[CHECKSUM].copy_from_slice(sum.as_bytes());
+        block
+    }
+}
+
+/// A number that is not negative.
+pub(super) fn unsigned<N: TryFrom<i64>>(field: &[u8]) -> Option<N> {
+    number(field).and_then(|number| N::try_from(number).ok())
 }
 
 /// Bytes up to a NUL.

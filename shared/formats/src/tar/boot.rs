@@ -12,9 +12,24 @@ pub struct Start<'i> {
     pub initrd: Option<&'i str>,
 }
 
+/// Why a system cannot be started from a slot; what is said of is the archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "it has neither a menu of GRUB nor a kernel (/boot/vmlinuz-*): it could not be started from a slot"
+)]
+pub struct NotStartable;
+
 const KERNEL: &str = "vmlinuz";
 
 impl Index {
+    /// Refuses a system that could not be started from a slot: it has no menu, and none can be made.
+    pub fn check_startable(&self) -> Result<(), NotStartable> {
+        match self.has_menu || self.newest().is_some() {
+            true => Ok(()),
+            false => Err(NotStartable),
+        }
+    }
+
     /// The newest kernel.
     pub fn newest(&self) -> Option<Start<'_>> {
         let version = |name: &'_ str| -> String {

@@ -82,6 +82,11 @@ impl<R: Read> Packer<R> {
         }
     }
 
+    /// Where it reads. What was read of it may be more than what has become frames.
+    pub fn input(&mut self) -> &mut R {
+        &mut self.input
+    }
+
     /// What becomes the next frame; `None` after the one with the end mark.
     pub fn next_chunk(&mut self) -> Result<Option<Packed>, TarError> {
         let first_member = self.waiting.as_ref().map(|(_, _, number)| *number);

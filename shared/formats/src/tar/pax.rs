@@ -60,7 +60,7 @@ pub(super) fn time(text: &[u8]) -> Option<Time> {
 /// The extended attribute that a record is, if it is one.
 pub(super) fn xattr((key, value): &Record) -> Result<Option<Xattr>, &'static str> {
     let found = if let Some(name) = key.strip_prefix(SCHILY) {
-        Xattr { name: name.to_vec(), value: value.clone() }
+        Xattr { name: key_decoded(name), value: value.clone() }
     } else if let Some(name) = key.strip_prefix(LIBARCHIVE) {
         let bad = "an extended attribute of it cannot be decoded";
         Xattr { name: url_decoded(name).ok_or(bad)?, value: base64(value).ok_or(bad)? }
@@ -73,6 +73,59 @@ pub(super) fn xattr((key, value): &Record) -> Result<Option<Xattr>, &'static str
     match is_name && found.value.len() <= MAX_XATTR_BYTES {
         true => Ok(Some(found)),
         false => Err("it has an extended attribute that no filesystem takes"),
+    }
+}
+
+/// What GNU tar writes in a key instead of the two bytes that it cannot have there.
+const ESCAPES: [(&[u8], u8); 2] = [(b"%3D", b'='), (b"%25", b'%')];
+
+fn key_decoded(mut key: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(key.len());
+    while let Some((first, behind)) = key.split_first() {
+        let escape = ESCAPES.iter().find(|(escape, _)| key.starts_with(escape));
+        let (byte, rest) = match escape {
+            Some((escape, byte)) => (*byte, &key[escape.len()..]),
+            None => (*first, behind),
+        };
+        decoded.push(byte);
+        key = rest;
+    }
+    decoded
+}
+
+/// The key of an extended attribute's record.
+pub(super) fn xattr_key(name: &[u8]) -> Vec<u8> {
+    let mut key = SCHILY.to_vec();
+    for byte in name {
+        match ESCAPES.iter().find(|(_, escaped)| escaped == byte) {
+            Some((escape, _)) => key.extend_from_slice(escape),
+            None => key.push(*byte),
+        }
+    }
+    key
+}
+
+/// Appends a record, whose length counts its own digits.
+pub(super) fn push(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    let rest = key.len() + value.len() + b" =\n".len();
+    let digits = |length: usize| length.to_string().len();
+    let mut length = rest + digits(rest);
+    length = rest + digits(length);
+    records.extend_from_slice(format!("{length} ").as_bytes());
+    records.extend_from_slice(key);
+    records.push(b'=');
+    records.extend_from_slice(value);
+    records.push(b'\n');
+}
+
+/// The text of a time, which [`time`] reads.
+pub(super) fn time_text(Time { seconds, nanos }: Time) -> String {
+    match (seconds < 0, nanos) {
+        (_, 0) => seconds.to_string(),
+        (false, nanos) => format!("{seconds}.{nanos:09}"),
+        (true, nanos) => {
+            format!("-{}.{:09}", (seconds + 1).unsigned_abs(), 1_000_000_000 - nanos)
+        }
     }
 }
 
@@ -135,6 +188,8 @@ mod tests {
         ] {
             let expected = expected.map(|(seconds, nanos)| Time { seconds, nanos });
             assert_eq!(time(text.as_bytes()), expected, "{text}");
+            let again = expected.map(|expected| time(time_text(expected).as_bytes()).unwrap());
+            assert_eq!(again, expected, "{text}");
         }
     }
 

@@ -7,7 +7,7 @@
 //! pax 1.0    in front of the content: the number of pairs, then the pairs, a line each, padded
 //! ```
 
-use super::{BLOCK_BYTES, MAX_PIECES, block, member::Piece, pax};
+use super::{BLOCK_BYTES, MAX_PIECES, block, member::Piece, padded, pax};
 use std::ops::Range;
 
 const FIRST: Range<usize> = 386..482;
@@ -22,6 +22,21 @@ const NUMBER_BYTES: usize = 21;
 
 const BAD: &str = "the map of this sparse file cannot be understood";
 const TOO_MANY: &str = "this sparse file has more pieces than can be taken";
+
+/// The lines of a map in front of the content, padded. A hole at the end of the file is known to GNU tar only
+/// by an empty piece behind it.
+pub(super) fn to_lines(map: &[Piece], file_bytes: u64) -> Vec<u8> {
+    let end = map.last().map_or(0, |piece| piece.offset.saturating_add(piece.bytes));
+    let last =
+        (end < file_bytes || map.is_empty()).then_some(Piece { offset: file_bytes, bytes: 0 });
+    let mut lines = format!("{}\n", map.len() + usize::from(last.is_some()));
+    for Piece { offset, bytes } in map.iter().chain(&last) {
+        lines.push_str(&format!("{offset}\n{bytes}\n"));
+    }
+    let mut lines = lines.into_bytes();
+    lines.resize(padded(lines.len() as u64) as usize, 0);
+    lines
+}
 
 /// A map in the making.
 #[derive(Default)]
@@ -42,9 +57,9 @@ impl Map {
             if pair[0] == 0 {
                 break;
             }
-            let part = |field| block::number(field).and_then(|number| u64::try_from(number).ok());
             let (offset, bytes) = pair.split_at(NUMBER);
-            self.push(part(offset).ok_or(BAD)?, part(bytes).ok_or(BAD)?)?;
+            let number = |field| block::unsigned(field).ok_or(BAD);
+            self.push(number(offset)?, number(bytes)?)?;
         }
         Ok(())
     }
@@ -52,8 +67,8 @@ impl Map {
     /// The pairs in an old header: whether blocks with more follow, and how long the file is.
     pub(super) fn old(&mut self, header: &[u8; BLOCK_BYTES]) -> Result<(bool, u64), &'static str> {
         self.pairs(&header[FIRST])?;
-        let bytes = block::number(&header[REAL_SIZE]).and_then(|bytes| u64::try_from(bytes).ok());
-        Ok((header[IS_EXTENDED] != 0, bytes.ok_or(BAD)?))
+        let bytes = block::unsigned(&header[REAL_SIZE]).ok_or(BAD)?;
+        Ok((header[IS_EXTENDED] != 0, bytes))
     }
 
     /// The pairs in a block behind it; whether more follow.

@@ -311,3 +311,124 @@ proptest! {
         let _ = context_of(&[&[0x5d, 0x2a, 0x4d, 0x18], &bytes[..]].concat());
     }
 }
+
+/// Bytes of a path's part, such as no path has too many of.
+fn part() -> impl Strategy<Value = Vec<u8>> {
+    let byte = any::<u8>().prop_map(|byte| if matches!(byte, 0 | b'/') { b'_' } else { byte });
+    prop::collection::vec(byte, 1..=255).prop_map(|mut part| {
+        if matches!(&part[..], b"." | b"..") {
+            part.push(b'x');
+        }
+        part
+    })
+}
+
+fn path() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(part(), 1..6).prop_map(|parts| parts.join(&b'/'))
+}
+
+fn time() -> impl Strategy<Value = Time> {
+    let seconds = prop_oneof![0..1_i64 << 31, -(1_i64 << 40)..1 << 40];
+    let nanos = prop_oneof![Just(0), 0..1_000_000_000_u32];
+    (seconds, nanos).prop_map(|(seconds, nanos)| Time { seconds, nanos })
+}
+
+fn meta() -> impl Strategy<Value = Meta> {
+    let id = prop_oneof![0..70_000_u32, 0..u32::MAX];
+    let value = prop::collection::vec(any::<u8>(), 0..300);
+    let xattrs = prop::collection::btree_map("user[.][ -~]{1,40}", value, 0..3);
+    let acl =
+        prop::option::of(prop_oneof!["user::rw-,user:1234:r--,group::r--,mask::r--,other::---"]);
+    let ids = (id.clone(), id);
+    (0..0o10000_u32, ids, time(), prop::option::of(time()), xattrs, acl).prop_map(
+        |(mode, (uid, gid), modified, accessed, xattrs, acl)| Meta {
+            mode,
+            uid,
+            gid,
+            modified,
+            accessed,
+            xattrs: xattrs
+                .into_iter()
+                .map(|(name, value)| Xattr { name: name.into_bytes(), value })
+                .collect(),
+            access_acl: acl.clone().map(String::into_bytes),
+            default_acl: acl.map(String::into_bytes),
+        },
+    )
+}
+
+/// Gaps and lengths of the pieces of a file.
+fn map() -> impl Strategy<Value = Option<Vec<Piece>>> {
+    prop::option::of(prop::collection::vec((0..1_u64 << 34, 1..1_u64 << 34), 0..40)).prop_map(
+        |map| {
+            let mut end = 0;
+            Some(
+                map?.into_iter()
+                    .map(|(gap, bytes)| {
+                        let piece = Piece { offset: end + gap, bytes };
+                        end = piece.offset + bytes;
+                        piece
+                    })
+                    .collect(),
+            )
+        },
+    )
+}
+
+fn member() -> impl Strategy<Value = Member> {
+    let kind = prop_oneof![
+        Just(Kind::File),
+        Just(Kind::Directory),
+        Just(Kind::Fifo),
+        path().prop_map(Kind::Symlink),
+        path().prop_map(Kind::HardLink),
+        (0..4096_u32, 0..1_u32 << 20).prop_map(|(major, minor)| Kind::Character { major, minor }),
+        (0..4096_u32, 0..1_u32 << 20).prop_map(|(major, minor)| Kind::Block { major, minor }),
+    ];
+    (path(), kind, meta(), map(), 0..1_u64 << 36).prop_map(|(path, kind, meta, map, bytes)| {
+        let map = map.filter(|_| kind == Kind::File);
+        let (data_bytes, file_bytes) = match (&kind, &map) {
+            (Kind::File, Some(map)) => {
+                let end = map.last().map_or(0, |piece| piece.offset + piece.bytes);
+                (map.iter().map(|piece| piece.bytes).sum(), end + bytes)
+            }
+            (Kind::File, None) => (bytes, bytes),
+            _ => (0, 0),
+        };
+        Member { path, kind, meta, data_bytes, file_bytes, map }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn headers_say_what_was_written_in_them(member in member()) {
+        let mut raw = Vec::new();
+        write_headers(&member, &mut raw).unwrap();
+        prop_assert_eq!(raw.len() % BLOCK_BYTES, 0);
+        let (mut headers, mut rest, mut read) = (Headers::default(), &raw[..], Vec::new());
+        let next = headers.next(&mut rest, &mut read).unwrap();
+        let Next::Member(found) = next else { panic!("{next:?}") };
+        prop_assert_eq!(*found, member);
+        prop_assert!(rest.is_empty() && read == raw);
+    }
+}
+
+#[test]
+fn what_has_too_many_attributes_or_pieces_is_not_written() {
+    let xattr = |n: u8| Xattr { name: vec![n], value: vec![0; 64 << 10] };
+    let meta = Meta { xattrs: (1..13).map(xattr).collect(), ..Meta::default() };
+    let file = Member {
+        path: b"x".to_vec(),
+        kind: Kind::File,
+        meta,
+        data_bytes: 0,
+        file_bytes: 0,
+        map: None,
+    };
+    assert_eq!(write_headers(&file, &mut Vec::new()), Err(WriteError::TooLong));
+    let map = Some(vec![Piece { offset: 0, bytes: 1 }; MAX_PIECES]);
+    let file = Member { meta: Meta::default(), map, ..file };
+    assert_eq!(write_headers(&file, &mut Vec::new()), Err(WriteError::Pieces));
+}

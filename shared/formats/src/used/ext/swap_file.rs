@@ -6,13 +6,12 @@
 use super::{Geometry, Superblock};
 use crate::{
     bytes::{le_u16, le_u32},
-    swap::PAGE_BYTES,
+    swap::{self, PAGE_BYTES},
     used::{Disk, KEPT_OF_LEFT_OUT_BYTES, LeftOut, UsedError, UsedMap, marks::Marks},
 };
 use std::io::{Read, Seek};
 
 const ROOT_INODE: u32 = 2;
-const NAMES: [&str; 2] = ["swapfile", "swap.img"];
 
 const MODE_KIND: u16 = 0xf000;
 const MODE_REGULAR: u16 = 0x8000;
@@ -48,7 +47,7 @@ pub(super) fn leave_out<D: Read + Seek>(
     if superblock.needs_recovery || !superblock.clean {
         return;
     }
-    for name in NAMES {
+    for name in swap::FILE_NAMES {
         // What cannot be followed is kept.
         let Ok(Some(extents)) = find(disk, geometry, name) else { continue };
         let mut page = [0; PAGE_BYTES];
@@ -56,11 +55,10 @@ pub(super) fn leave_out<D: Read + Seek>(
         if disk.read(first.start * geometry.block_bytes, &mut page, "a swap file").is_err() {
             continue;
         }
-        let magic = &page[PAGE_BYTES - 10..];
-        if magic.starts_with(b"S1SUSPEND") {
+        if page[PAGE_BYTES - 10..].starts_with(b"S1SUSPEND") {
             map.unclean.push(format!("/{name} holds a system that was suspended to disk"));
         }
-        if magic != b"SWAPSPACE2" {
+        if !swap::is_plain(&page) {
             continue;
         }
         let kept = KEPT_OF_LEFT_OUT_BYTES / geometry.block_bytes;
