@@ -98,6 +98,8 @@ pub enum Work {
     Capture(Box<Capture>),
     /// Make a whole disk that of an image.
     DeployDisk(Box<DeployDisk>),
+    /// Compare what is in a slot with what was put there.
+    Compare(Box<CompareSlot>),
 }
 
 /// Put one partition of an image into a slot.
@@ -209,6 +211,34 @@ pub struct Capture {
     pub raw: bool,
 }
 
+/// Compare what is in a slot, which is only read, with what a deploy put there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompareSlot {
+    /// The revision that was put there.
+    pub image: Revision,
+    /// Its signed root.
+    pub manifest: SignedManifest,
+    /// Which of its partitions.
+    pub partition: String,
+    /// The disk.
+    pub disk: DiskSelector,
+    /// The scheme that it must have.
+    pub layout: Layout,
+    /// The slot.
+    pub slot: u16,
+    /// The encoded [`crate::as_left::AsLeft`], if it is known what the deploy left.
+    pub as_left: Option<Packed>,
+}
+
+/// Something that the controller gives out, by its length and hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packed {
+    /// Its length in bytes.
+    pub bytes: u32,
+    /// Its hash.
+    pub hash: Hash,
+}
+
 /// What of a disk is saved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -274,8 +304,20 @@ pub enum BundleReply {
     },
 }
 
+/// Answer to what a deploy left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecordReply {
+    /// It is kept.
+    Kept,
+    /// It is not.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
 /// The steps of [`Work::Deploy`] where the filesystem grows.
-const GROWING_DEPLOY: [Step; 11] = [
+const GROWING_DEPLOY: [Step; 12] = [
     Step::CheckDisk,
     Step::Partition,
     Step::Format,
@@ -287,6 +329,7 @@ const GROWING_DEPLOY: [Step; 11] = [
     Step::FixUp,
     Step::BootCode,
     Step::Activate,
+    Step::Record,
 ];
 
 /// The steps of [`Work::DeployDisk`] where a partition grows.
@@ -318,8 +361,10 @@ impl Work {
                 Step::FixUp,
                 Step::BootCode,
                 Step::Activate,
+                Step::Record,
             ],
             Self::SelectSlot(_) => &[Step::CheckDisk, Step::Activate],
+            Self::Compare(_) => &[Step::CheckDisk, Step::Survey, Step::Compare],
             Self::Capture(_) => &[Step::CheckDisk, Step::Survey, Step::Capture],
             Self::DeployDisk(deploy) if deploy.grow.is_some() => &GROWING_DEPLOY_DISK,
             Self::DeployDisk(_) => &[

@@ -3,6 +3,7 @@
 
 mod archive;
 mod capture;
+mod compare;
 mod deploy;
 mod filesystems;
 mod grow;
