@@ -54,6 +54,9 @@ const MAX_CLUSTERS: u64 = 1 << 22;
 /// Decompressed blocks of an image that are looked at: enough to pass every checksum border.
 const MAX_BLOCKS: u32 = 1 << 12;
 
+/// Names of a set that is printed and read back: the largest take a second each here.
+const FOLDED_NAMES: usize = 1 << 12;
+
 /// The disk that tables of whole disks are placed on.
 const WHOLE_DISK_BYTES: u64 = 1 << 40;
 
@@ -265,7 +268,7 @@ pub fn messages(bytes: &[u8]) {
         let _ = serde_json::from_str::<BootConfig>(text);
         let _ = serde_json::from_str::<SystemReport>(text);
         if let Ok(set) = text.parse::<NodeSet>()
-            && !set.is_empty()
+            && (1..=FOLDED_NAMES).contains(&set.len())
         {
             assert_eq!(set.to_string().parse().ok(), Some(set));
         }
