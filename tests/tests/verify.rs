@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use anyhow::Result;
 use metalcast_tests::host::Host;
 use metalcast_tests::image;
 use metalcast_tests::lab::Lab;
@@ -18,12 +19,11 @@ const DISK_BYTES: u64 = 8 << 30;
 const BLOCK_BYTES: u64 = 4096;
 
 /// Compares slot 5, from the machine's start to its end.
-fn verify(scene: &mut Scene) -> (u64, Value) {
+fn verify(scene: &mut Scene) -> Result<(u64, Value)> {
     let order = ["verify", "--nodes", &scene.node, "--slot", "5"];
-    let job = scene.rig.order(&order).unwrap();
-    scene.restart_agent().unwrap();
-    let task = scene.finish_capture(job).unwrap();
-    (job, task)
+    let job = scene.rig.order(&order)?;
+    scene.restart_agent()?;
+    Ok((job, scene.finish_capture(job)?))
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn a_deployed_slot_is_as_it_was_left_until_something_changes() {
     let plan = ["verify", "--nodes", &scene.node, "--slot", "5", "--dry-run"];
     let plan = scene.rig.cli(&plan).unwrap();
     assert!(plan.contains("lab/debian@1") && !plan.contains("not known"), "{plan}");
-    let (job, task) = verify(&mut scene);
+    let (job, task) = verify(&mut scene).unwrap();
     let found = &task["compared"];
     println!("{}", notes(&task, "compare"));
     assert_eq!(found["drift"]["count"], 0, "{found:#}");
@@ -55,7 +55,7 @@ fn a_deployed_slot_is_as_it_was_left_until_something_changes() {
     let at = block.trim().parse::<u64>().unwrap() * BLOCK_BYTES;
     let write = "printf '\\377' | dd of=\"$0\" bs=1 seek=\"$1\" conv=notrunc,fsync status=none";
     run(Command::new("sh").args(["-ec", write]).arg(&node).arg(at.to_string())).unwrap();
-    let (job, task) = verify(&mut scene);
+    let (job, task) = verify(&mut scene).unwrap();
     let drift = &task["compared"]["drift"];
     assert_eq!((&drift["count"], &drift["bytes"]), (&1.into(), &BLOCK_BYTES.into()), "{drift:#}");
     assert_eq!(drift["first"][0]["start"], at, "{drift:#}");
