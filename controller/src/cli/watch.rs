@@ -1,6 +1,6 @@
 //! Following a job or an import: one rewritten line on a terminal, a line every few seconds
-//! elsewhere, and every change on a line of its own. A controller that is restarted meanwhile is
-//! waited for.
+//! elsewhere (rarely, if it is the same), and every change on a line of its own. A controller that
+//! is restarted meanwhile is waited for.
 
 use super::{
     client::{CallError, Client},
@@ -26,6 +26,9 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// How often progress is printed where nobody looks.
 const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// How often a line that says the same again is.
+const SAME_EVERY: Duration = Duration::from_secs(60);
 
 /// How long the rate looks back.
 const RATE_SPAN: Duration = Duration::from_secs(10);
@@ -91,7 +94,7 @@ pub(super) async fn job(
 ) -> anyhow::Result<Exit> {
     let began = Instant::now();
     let mut seen = 0;
-    let mut last_line = Instant::now();
+    let mut lines = Lines::new();
     loop {
         let path = format!("/jobs/{id}/events?after={seen}&wait_seconds={POLL_SECONDS}");
         let events: Vec<JobEvent> = patiently(printer, || client.get(&path)).await?;
@@ -105,12 +108,7 @@ pub(super) async fn job(
         let view: JobView = patiently(printer, || client.get(&path)).await?;
         let exit = match view.summary.state {
             JobState::Running if limit.is_none_or(|limit| began.elapsed() < limit) => {
-                if printer.is_terminal() {
-                    printer.status_line(&progress(&view));
-                } else if last_line.elapsed() >= LINE_EVERY {
-                    last_line = Instant::now();
-                    printer.talk(&progress(&view));
-                }
+                lines.show(printer, &progress(&view));
                 continue;
             }
             JobState::Running => {
@@ -125,9 +123,7 @@ pub(super) async fn job(
             JobState::Partial => Exit::Partial,
             JobState::Failed | JobState::Cancelled => Exit::Failure,
         };
-        if printer.is_terminal() {
-            printer.status_line("");
-        }
+        lines.end(printer);
         let path = format!("/jobs/{id}");
         let view: JobView = patiently(printer, || client.get(&path)).await?;
         printer.result(&view, |view| outcome(view, printer));
@@ -170,9 +166,16 @@ fn progress(view: &JobView) -> String {
     text
 }
 
+/// What a task waits for, and when that ends by itself, if it waits.
+pub(super) fn waits_for(task: &TaskView) -> Option<String> {
+    let until = |at| format!(", until {} UTC at most", clock(at));
+    let what = task.waits_for.as_ref()?;
+    Some(format!("{what}{}", task.deadline_unix_ms.map(until).unwrap_or_default()))
+}
+
 fn task_progress(task: &TaskView) -> String {
     let node = &task.node;
-    if let Some(what) = &task.waits_for {
+    if let Some(what) = waits_for(task) {
         return format!("{node} waits for {what}");
     }
     if let Some(view) = &task.progress {
@@ -209,12 +212,12 @@ fn amount(done: u64, total: u64, bytes_per_second: u64) -> String {
 /// Shows how far something is, with the rate that it measures itself.
 pub(super) struct Meter {
     samples: VecDeque<(Instant, u64)>,
-    last_line: Instant,
+    lines: Lines,
 }
 
 impl Meter {
     pub(super) fn new() -> Self {
-        Self { samples: VecDeque::new(), last_line: Instant::now() }
+        Self { samples: VecDeque::new(), lines: Lines::new() }
     }
 
     pub(super) fn show(&mut self, printer: &Printer, what: &str, done: u64, total: u64) {
@@ -231,16 +234,37 @@ impl Meter {
             let millis = u64::try_from((now - *at).as_millis()).unwrap_or(u64::MAX);
             done.saturating_sub(*before).saturating_mul(1000).checked_div(millis).unwrap_or(0)
         });
-        let text = format!("{what} {}", amount(done, total, rate));
-        if printer.is_terminal() {
-            printer.status_line(&text);
-        } else if self.last_line.elapsed() >= LINE_EVERY {
-            self.last_line = now;
-            printer.talk(&text);
-        }
+        self.lines.show(printer, &format!("{what} {}", amount(done, total, rate)));
     }
 
     pub(super) fn end(&self, printer: &Printer) {
+        self.lines.end(printer);
+    }
+}
+
+/// What is said while something goes on.
+struct Lines {
+    last: String,
+    at: Instant,
+}
+
+impl Lines {
+    fn new() -> Self {
+        Self { last: String::new(), at: Instant::now() }
+    }
+
+    fn show(&mut self, printer: &Printer, text: &str) {
+        if printer.is_terminal() {
+            return printer.status_line(text);
+        }
+        let wait = if text == self.last { SAME_EVERY } else { LINE_EVERY };
+        if self.at.elapsed() >= wait {
+            (self.last, self.at) = (text.to_owned(), Instant::now());
+            printer.talk(text);
+        }
+    }
+
+    fn end(&self, printer: &Printer) {
         if printer.is_terminal() {
             printer.status_line("");
         }

@@ -119,7 +119,7 @@ pub(in crate::cli) fn outcome(job: &JobView, printer: &Printer) -> String {
         };
         let saved = task.saved.as_ref().map(|revision| format!("saved as {revision}"));
         let compared = || task.compared.as_ref().map(ToString::to_string);
-        let why = task.cause.clone().or_else(|| task.waits_for.clone()).or(saved);
+        let why = task.cause.clone().or_else(|| watch::waits_for(task)).or(saved);
         let why = why.or_else(compared);
         let why = why.unwrap_or_default();
         vec![task.node.clone(), printer.paint(&task.state, tone), why]
