@@ -66,6 +66,7 @@ impl StepConsole {
             TaskEvent::StepDone { step, millis } => {
                 tracing::info!("{step} done in {:.1} s", *millis as f64 / 1000.0);
             }
+            TaskEvent::Compared { comparison } => tracing::info!("{comparison}"),
             TaskEvent::Done { .. } => tracing::info!("all steps done"),
             TaskEvent::Failed { step: Some(step), cause } => {
                 tracing::error!("{step} failed: {cause}");

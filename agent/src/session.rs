@@ -16,6 +16,7 @@ mod fetch;
 mod link;
 mod logs;
 mod outbox;
+mod record;
 #[cfg(test)]
 mod tests;
 mod upload;

@@ -5,6 +5,7 @@
 //! ```text
 //! table -> boot filesystem -> slot's first MiB zeroed, slot marked -> chunks -> read back
 //!   -> first MiB, boot code blank -> grow -> adapt the system -> loaders -> slot's boot sector -> mark gone
+//!   -> what was left is remembered
 //! ```
 //!
 //! A whole disk is made by [`deploy_disk`], with the same steps where they are the same.
@@ -20,6 +21,7 @@ pub mod by_hand;
 mod capture;
 mod check_disk;
 mod clear;
+mod compare;
 mod context;
 mod driver;
 mod first_blocks;
@@ -29,6 +31,7 @@ mod grow;
 mod partition;
 mod plan;
 mod pump;
+mod readers;
 mod restore;
 mod source;
 mod swap;
@@ -40,7 +43,8 @@ mod verify;
 mod whole_disk;
 
 pub use capture::{Begun, Fault, Sending, Uploader};
-pub use context::{Cancel, Context, FetchPacked, Machine, PackedFile, Report, StepLog};
+pub use compare::FetchLeft;
+pub use context::{Cancel, Context, FetchPacked, Keep, Machine, PackedFile, Report, StepLog};
 pub use plan::SlotAddress;
 pub use source::{ChunkSource, Closed, Delivery, DiskSource, Loss, Request, Sink, Wanted};
 pub use whole_disk::deploy_disk;
@@ -52,7 +56,7 @@ use crate::{
 use archive::Archive;
 use metalcast_shared::{
     event::{Step, TaskEvent},
-    to_agent::{Capture, Deploy, SelectSlot},
+    to_agent::{Capture, CompareSlot, Deploy, SelectSlot},
 };
 use plan::{Image, Target};
 use restore::Restore;
@@ -93,8 +97,9 @@ pub fn deploy(
     };
     let reports = step(context, Step::FixUp, |log| fix_up::run(&system, &target, unique, log))?;
     step(context, Step::BootCode, |log| boot_code::run(image.family, &target, log))?;
-    step(context, Step::Activate, |log| {
-        activate::run(&target, log)?;
+    step(context, Step::Activate, |log| activate::run(&target, log))?;
+    step(context, Step::Record, |log| {
+        compare::record(&image, &target, source, log)?;
         note_memory(log);
         Ok(())
     })?;
@@ -155,6 +160,23 @@ pub fn capture(
         true => capture::send_archive(order, source, &surveyed, uploader, log),
         false => capture::send(&source, &surveyed, uploader, log),
     })?;
+    context.event(TaskEvent::Done { reports: false });
+    Ok(())
+}
+
+/// Compares what is in a slot with what a deploy put there. `fetch` gets what the deploy left.
+pub fn compare(
+    order: &CompareSlot,
+    manifest_key: &[u8],
+    source: &dyn ChunkSource,
+    fetch: &FetchLeft<'_>,
+    context: &Context<'_>,
+) -> Result<(), Stopped> {
+    let held = step(context, Step::CheckDisk, |log| compare::check(order, manifest_key, log))?;
+    let surveyed = step(context, Step::Survey, |log| compare::survey(order, &held, fetch, log))?;
+    let comparison =
+        step(context, Step::Compare, |log| compare::run(&held, surveyed, source, log))?;
+    context.event(TaskEvent::Compared { comparison: Box::new(comparison) });
     context.event(TaskEvent::Done { reports: false });
     Ok(())
 }

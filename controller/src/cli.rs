@@ -15,7 +15,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use client::Client;
-use commands::{backup, capture, deploy, images, jobs, nodes, ports};
+use commands::{backup, capture, deploy, images, jobs, nodes, ports, verify};
 use output::Printer;
 use std::path::PathBuf;
 
@@ -88,6 +88,8 @@ enum Command {
     Deploy(Box<deploy::Deploy>),
     /// Save a slot, a disk or partitions of a node as an image
     Capture(capture::Capture),
+    /// Compare what is in a slot of nodes with what was put there
+    Verify(verify::Verify),
     /// Start a slot that was deployed before
     Boot(deploy::Boot),
     /// Jobs
@@ -165,6 +167,7 @@ async fn carry_out(cli: Cli, printer: &Printer) -> anyhow::Result<Exit> {
         Command::Image(command) => images::run(command, &client, printer).await,
         Command::Deploy(command) => deploy::deploy(*command, &client, printer).await,
         Command::Capture(command) => capture::capture(command, &client, printer).await,
+        Command::Verify(command) => verify::verify(command, &client, printer).await,
         Command::Boot(command) => deploy::boot(command, &client, printer).await,
         Command::Job(command) => jobs::run(command, &client, printer).await,
     }

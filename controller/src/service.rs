@@ -16,6 +16,7 @@ mod agents;
 mod boot;
 mod capture;
 mod catalog;
+mod compare;
 mod core;
 mod deploy;
 mod enrol;

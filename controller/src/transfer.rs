@@ -7,7 +7,8 @@
 //!                       ├─ Chunks ─── up to 64 frames, read ahead by two
 //!                       ├─ Packed ─── tools that belong to the RAM image, what a project adds
 //!                       ├─ SideFile ─ a small file beside an image
-//!                       └─ Upload ─── what a task captures, into the store
+//!                       ├─ Upload ─── what a task captures, into the store
+//!                       └─ Record, AsLeft ── what a deploy left in its slot, in and out
 //! ```
 //!
 //! What is decided about nodes is the [`Fleet`]'s business, what is in an image the [`Library`]'s.
@@ -15,6 +16,7 @@
 //! [`FRAME_BUDGET_BYTES`] read ahead (or one larger frame), [`RECEIVE_WINDOW_BYTES`] received. An
 //! agent that stops reading loses its stream after [`WRITE_PROGRESS`] and holds up nobody else.
 
+mod as_left;
 mod chunks;
 mod close;
 mod connection;
@@ -136,6 +138,21 @@ pub trait Fleet: Clone + Send + Sync + 'static {
         task: TaskId,
         revision: &Revision,
     ) -> impl Future<Output = anyhow::Result<()>> + Send;
+
+    /// Keeps what a deploy of this node, with this key, left in its slot.
+    fn keep_left(
+        &self,
+        agent: (NodeId, Hash),
+        task: TaskId,
+        encoded: Vec<u8>,
+    ) -> impl Future<Output = anyhow::Result<()>> + Send;
+
+    /// What a deploy left in the slot that this task compares.
+    fn as_left(
+        &self,
+        agent: (NodeId, Hash),
+        task: TaskId,
+    ) -> impl Future<Output = anyhow::Result<Vec<u8>>> + Send;
 }
 
 impl Fleet for Service {
@@ -199,6 +216,19 @@ impl Fleet for Service {
         revision: &Revision,
     ) -> anyhow::Result<()> {
         Service::uploaded(self, node, task, revision).await
+    }
+
+    async fn keep_left(
+        &self,
+        agent: (NodeId, Hash),
+        task: TaskId,
+        encoded: Vec<u8>,
+    ) -> anyhow::Result<()> {
+        Service::keep_left(self, agent, task, encoded).await
+    }
+
+    async fn as_left(&self, agent: (NodeId, Hash), task: TaskId) -> anyhow::Result<Vec<u8>> {
+        Service::as_left(self, agent, task).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! What happens in a task: step events, which are kept, and progress, of which only the latest
 //! counts; and the view that both fold into.
 
+use crate::as_left::Comparison;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -37,6 +38,10 @@ pub enum Step {
     /// Give a whole disk's filesystems ids of their own, and have what names them follow; after first
     /// blocks.
     FreshIds,
+    /// Remember what a deploy leaves, as far as it is not the image's; the last of a deploy to a slot.
+    Record,
+    /// Read a slot back and compare it with that.
+    Compare,
 }
 
 impl fmt::Display for Step {
@@ -56,6 +61,8 @@ impl fmt::Display for Step {
             Self::Capture => "capture",
             Self::Grow => "grow",
             Self::FreshIds => "fresh-ids",
+            Self::Record => "record",
+            Self::Compare => "compare",
         })
     }
 }
@@ -94,6 +101,11 @@ pub enum TaskEvent {
         step: Option<Step>,
         /// Why, in one sentence with its causes.
         cause: String,
+    },
+    /// What a comparison found.
+    Compared {
+        /// All of it.
+        comparison: Box<Comparison>,
     },
 }
 
@@ -167,7 +179,9 @@ pub fn fold<'e>(events: impl IntoIterator<Item = &'e TaskEvent>) -> Vec<StepView
                     view.state = StepState::Failed(cause.clone());
                 }
             }
-            TaskEvent::Done { .. } | TaskEvent::Failed { step: None, .. } => {}
+            TaskEvent::Done { .. }
+            | TaskEvent::Failed { step: None, .. }
+            | TaskEvent::Compared { .. } => {}
         }
     }
     views

@@ -4,6 +4,7 @@
 //! No I/O, no clock, no async. Wire enums are append-only: a new variant goes to the end, and what
 //! a variant or struct holds never changes; `tests/golden.rs` holds the bytes of every version.
 
+pub mod as_left;
 pub mod boot;
 pub mod close;
 pub mod codec;

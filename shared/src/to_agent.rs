@@ -99,6 +99,8 @@ pub enum Work {
     Capture(Box<Capture>),
     /// Make a whole disk that of an image.
     DeployDisk(Box<DeployDisk>),
+    /// Compare what is in a slot with what was put there.
+    Compare(Box<CompareSlot>),
 }
 
 /// Put one partition of an image into a slot.
@@ -214,6 +216,34 @@ pub struct Capture {
     pub tar: bool,
 }
 
+/// Compare what is in a slot, which is only read, with what a deploy put there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompareSlot {
+    /// The revision that was put there.
+    pub image: Revision,
+    /// Its signed root.
+    pub manifest: SignedManifest,
+    /// Which of its partitions.
+    pub partition: String,
+    /// The disk.
+    pub disk: DiskSelector,
+    /// The scheme that it must have.
+    pub layout: Layout,
+    /// The slot.
+    pub slot: u16,
+    /// The encoded [`crate::as_left::AsLeft`], if it is known what the deploy left.
+    pub as_left: Option<Packed>,
+}
+
+/// Something that the controller gives out, by its length and hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packed {
+    /// Its length in bytes.
+    pub bytes: u32,
+    /// Its hash.
+    pub hash: Hash,
+}
+
 /// What of a disk is saved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -279,6 +309,18 @@ pub enum BundleReply {
     },
 }
 
+/// Answer to what a deploy left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RecordReply {
+    /// It is kept.
+    Kept,
+    /// It is not.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
 /// All steps of [`Work::Deploy`].
 const DEPLOY: &[Step] = &[
     Step::CheckDisk,
@@ -292,6 +334,7 @@ const DEPLOY: &[Step] = &[
     Step::FixUp,
     Step::BootCode,
     Step::Activate,
+    Step::Record,
 ];
 
 /// All steps of [`Work::DeployDisk`].
@@ -314,6 +357,7 @@ impl Work {
         let all = match self {
             Self::Deploy(_) => DEPLOY,
             Self::SelectSlot(_) => &[Step::CheckDisk, Step::Activate],
+            Self::Compare(_) => &[Step::CheckDisk, Step::Survey, Step::Compare],
             Self::Capture(_) => &[Step::CheckDisk, Step::Survey, Step::Capture],
             Self::DeployDisk(_) => DEPLOY_DISK,
         };

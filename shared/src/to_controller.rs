@@ -61,6 +61,20 @@ pub enum Open {
         /// Its name.
         name: String,
     },
+    /// Hand over what a deploy left in its slot; the answer is a [`crate::to_agent::RecordReply`].
+    Record {
+        /// Which task.
+        task: TaskId,
+        /// So many bytes of an encoded [`crate::as_left::AsLeft`] follow, at most
+        /// [`crate::as_left::MAX_AS_LEFT_BYTES`].
+        bytes: u32,
+    },
+    /// Ask for what a deploy left in the slot that a task compares; the answer is a
+    /// [`crate::to_agent::BundleReply`].
+    AsLeft {
+        /// Which task.
+        task: TaskId,
+    },
 }
 
 /// A request for a certificate.

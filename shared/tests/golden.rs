@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
 
 use metalcast_shared::{
+    as_left::{AsLeft, Change, Comparison, LeftChunk, Place, Range, Ranges},
     boot::{BootConfig, EnrolmentToken, ReportConfig, ReportToken, SystemReport},
     codec,
     disk::{Content, Disk, DiskSelector},
@@ -18,8 +19,9 @@ use metalcast_shared::{
     manifest::{Chunk, Manifest, Page, PageRef, Partition, Run, SignedManifest},
     post_install::PostInstall,
     to_agent::{
-        BundleReply, Capture, CaptureSource, ChunkHeader, Deploy, DeployDisk, EnrolReply, FixUp,
-        Overwrite, PageReply, Placed, SelectSlot, Standing, Task, ToAgent, Work,
+        BundleReply, Capture, CaptureSource, ChunkHeader, CompareSlot, Deploy, DeployDisk,
+        EnrolReply, FixUp, Overwrite, Packed, PageReply, Placed, RecordReply, SelectSlot, Standing,
+        Task, ToAgent, Work,
     },
     to_controller::{Enrol, Hello, LogLevel, Open, Phase, ToController},
     upload::{Survey, SurveyPartition, UploadPart, UploadPosition, UploadReply},
@@ -123,6 +125,31 @@ fn deploy() -> Deploy {
             },
         },
         fresh: Some(Fresh { kind: FreshKind::Xfs, label: Some("root".parse().unwrap()) }),
+    }
+}
+
+fn compare() -> CompareSlot {
+    let Deploy { image, manifest, partition, disk, layout, slot, .. } = deploy();
+    let as_left = Some(Packed { bytes: 300, hash: Hash([8; 32]) });
+    CompareSlot { image, manifest, partition, disk, layout, slot, as_left }
+}
+
+fn as_left() -> AsLeft {
+    let runs = vec![Run { start: 0, count: 2 }];
+    let chunk = LeftChunk { index: 3, runs, hash: Hash([1; 32]), prints: vec![1, 1 << 40] };
+    AsLeft { block_bytes: 4096, total_blocks: 2600, is_new: false, chunks: vec![chunk] }
+}
+
+fn comparison() -> Comparison {
+    let range = |change| Range { start: 4096, bytes: 4096, change, place: "journal".into() };
+    let first = vec![range(Change::Changed), range(Change::New), range(Change::Freed)];
+    Comparison {
+        has_as_left: true,
+        image_bytes: 1 << 30,
+        left: Ranges::default(),
+        drift: Ranges { bytes: 12288, count: 3, first },
+        places: vec![Place { what: "journal".into(), bytes: 12288 }],
+        remarks: vec!["r".into()],
     }
 }
 
@@ -265,6 +292,8 @@ fn to_controller(book: &mut Book) {
     book.add("open.packed", &Open::Packed { hash: Hash([7; 32]) });
     book.add("open.upload", &Open::Upload { task: task(), survey: Box::new(survey()) });
     book.add("open.side-file", &Open::SideFile { revision: revision(), name: "gap".into() });
+    book.add("open.record", &Open::Record { task: task(), bytes: 300 });
+    book.add("open.as-left", &Open::AsLeft { task: task() });
     book.add("inventory", &ToController::Inventory(Box::new(inventory())));
     book.add("heartbeat", &ToController::Heartbeat { uptime_seconds: 9, resident_bytes: 1 << 25 });
     let step = Step::Transfer;
@@ -274,6 +303,7 @@ fn to_controller(book: &mut Book) {
         ("event.step-done", TaskEvent::StepDone { step, millis: 12 }),
         ("event.done", TaskEvent::Done { reports: true }),
         ("event.failed", TaskEvent::Failed { step: Some(step), cause: "c".into() }),
+        ("event.compared", TaskEvent::Compared { comparison: Box::new(comparison()) }),
     ] {
         book.add(name, &ToController::Event { task: task(), event: Numbered { number: 1, what } });
     }
@@ -285,6 +315,7 @@ fn to_controller(book: &mut Book) {
         book.add(&format!("step.{step}"), step);
     }
     book.add("step.fresh-ids", &Step::FreshIds);
+    book.add("step.compare", &Step::Compare);
 }
 
 fn to_agent(book: &mut Book) {
@@ -315,6 +346,10 @@ fn to_agent(book: &mut Book) {
         let task = ToAgent::Task(Box::new(Task { id: task(), work }));
         book.add(&format!("task.deploy-disk.{name}"), &task);
     }
+    let work = Work::Compare(Box::new(compare()));
+    book.add("task.compare", &ToAgent::Task(Box::new(Task { id: task(), work })));
+    book.add("record.kept", &RecordReply::Kept);
+    book.add("record.refused", &RecordReply::Refused { reason: "r".into() });
     book.add("ack", &ToAgent::Ack { task: task(), number: 300 });
     book.add("cancel", &ToAgent::Cancel { task: task(), reason: "r".into() });
     book.add("reboot", &ToAgent::Reboot { reason: "r".into() });
@@ -342,6 +377,7 @@ fn upload(book: &mut Book) {
 fn stored(book: &mut Book) {
     book.add("manifest", &manifest());
     book.add("manifest.page", &page());
+    book.add("as-left", &as_left());
     let token = EnrolmentToken { boot: boot(), mac: mac(), expires_unix: 1_700_000_900 };
     book.add("token.enrolment", &token);
     book.add("token.report", &ReportToken { task: task() });

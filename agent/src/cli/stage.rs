@@ -212,5 +212,5 @@ fn with_context(
     ensure!(nix::unistd::geteuid().is_root(), "this needs the rights of root");
     let (console, cancel) = (StepConsole::default(), Cancel::default());
     let report = |report| console.report(&report);
-    run(&Context { machine, report: &report, cancel: &cancel, fetch: None })
+    run(&Context { machine, report: &report, cancel: &cancel, fetch: None, keep: None })
 }

@@ -188,13 +188,18 @@ impl Line {
         self.file(what, &Open::Packed { hash }, WantedFile { bytes, hash, mismatch }).await
     }
 
-    async fn file(&self, what: &str, open: &Open, wanted: WantedFile) -> anyhow::Result<Vec<u8>> {
+    pub(super) async fn file(
+        &self,
+        what: &str,
+        open: &Open,
+        wanted: WantedFile,
+    ) -> anyhow::Result<Vec<u8>> {
         self.insist(what, |connection| ask_file(connection, open.clone(), wanted)).await
     }
 
     /// Asks over the connection that there is, or the next one, until the answer is what was asked for.
     /// `ask` gives the controller's reason where it cannot; a few such answers are an error.
-    async fn insist<A: Future<Output = anyhow::Result<Result<Vec<u8>, String>>>>(
+    pub(super) async fn insist<A: Future<Output = anyhow::Result<Result<Vec<u8>, String>>>>(
         &self,
         what: &str,
         ask: impl Fn(Connection) -> A,
@@ -252,11 +257,11 @@ impl Line {
 
 /// A file that is asked for.
 #[derive(Clone, Copy)]
-struct WantedFile {
-    bytes: u32,
-    hash: Hash,
+pub(super) struct WantedFile {
+    pub(super) bytes: u32,
+    pub(super) hash: Hash,
     /// What is said of another one.
-    mismatch: &'static str,
+    pub(super) mismatch: &'static str,
 }
 
 async fn ask_file(
@@ -297,7 +302,9 @@ async fn open(connection: &Connection, message: Open) -> anyhow::Result<RecvStre
     Ok(receive)
 }
 
-async fn limited<T>(answer: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+pub(super) async fn limited<T>(
+    answer: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
     tokio::time::timeout(ANSWER_LIMIT, answer)
         .await
         .map_err(|_| anyhow::anyhow!("no answer for {} s", ANSWER_LIMIT.as_secs()))?

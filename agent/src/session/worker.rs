@@ -177,11 +177,13 @@ impl Run {
         };
         let line = Line::new(self.links.clone(), self.cancel.clone());
         let fetch = |file: PackedFile<'_>| self.runtime.block_on(line.packed(file));
+        let keep = |encoded: &[u8]| self.runtime.block_on(line.record(*id, encoded));
         let context = Context {
             machine: &self.machine,
             report: &report,
             cancel: &self.cancel,
             fetch: Some(&fetch),
+            keep: Some(&keep),
         };
         // How it ended was its last event.
         let _ = match work {
@@ -192,6 +194,16 @@ impl Run {
                     (deploy.image.clone(), deploy.partition.clone()),
                 );
                 task::deploy(deploy, &self.identity.manifest_key, &source, &context)
+            }
+            Work::Compare(order) => {
+                let source = QuicSource::new(
+                    line.clone(),
+                    self.runtime.clone(),
+                    (order.image.clone(), order.partition.clone()),
+                );
+                let fetch = |packed| self.runtime.block_on(line.as_left(*id, packed));
+                let key = &self.identity.manifest_key;
+                task::compare(order, key, &source, &fetch, &context)
             }
             Work::SelectSlot(select) => task::select_slot(select, &context),
             Work::Capture(capture) => {

@@ -130,8 +130,13 @@ mod tests {
         let answers = Mutex::new(vec![answer]);
         let fetch = |_: PackedFile<'_>| answers.lock().unwrap().pop().unwrap();
         let (machine, cancel) = (Machine::this(Path::new("/nonexistent")), Cancel::default());
-        let context =
-            Context { machine: &machine, report: &report, cancel: &cancel, fetch: Some(&fetch) };
+        let context = Context {
+            machine: &machine,
+            report: &report,
+            cancel: &cancel,
+            fetch: Some(&fetch),
+            keep: None,
+        };
         provide(root, program, &StepLog::new(&context, Step::FixUp))?;
         let fetched = 1 - answers.lock().unwrap().len();
         Ok((fetched, notes.into_inner().unwrap()))

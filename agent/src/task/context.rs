@@ -92,6 +92,8 @@ pub struct Context<'c> {
     pub cancel: &'c Cancel,
     /// How packed files come from the controller, where there is one.
     pub fetch: Option<&'c FetchPacked<'c>>,
+    /// How the controller, where there is one, is told what a deploy left.
+    pub keep: Option<&'c Keep<'c>>,
 }
 
 /// A file that the controller gives out by its hash.
@@ -107,6 +109,9 @@ pub struct PackedFile<'f> {
 
 /// Gets a packed file of the length and hash that are wanted.
 pub type FetchPacked<'c> = dyn Fn(PackedFile<'_>) -> anyhow::Result<Vec<u8>> + Sync + 'c;
+
+/// Hands over an encoded [`metalcast_shared::as_left::AsLeft`], and waits until it is kept.
+pub type Keep<'c> = dyn Fn(&[u8]) -> anyhow::Result<()> + Sync + 'c;
 
 impl fmt::Debug for Context<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -167,6 +172,11 @@ impl<'c> StepLog<'c> {
     /// How the task is stopped.
     pub(super) fn cancel(&self) -> &'c Cancel {
         self.context.cancel
+    }
+
+    /// How the controller is told what a deploy left.
+    pub(super) fn keep(&self) -> Option<&'c Keep<'c>> {
+        self.context.keep
     }
 
     /// Gets a packed file from the controller.

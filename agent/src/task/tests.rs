@@ -4,6 +4,7 @@
 mod archive;
 mod capture;
 mod capture_archive;
+mod compare;
 mod deploy;
 mod filesystems;
 mod grow;

@@ -2,22 +2,15 @@
 //! there yet.
 
 use super::{
-    StepLog,
+    StepLog, readers,
     restore::{self, Restore},
 };
 use crate::disk::Device;
 use anyhow::bail;
 use metalcast_shared::manifest::Chunk;
-use std::sync::{
-    atomic::{AtomicUsize, Ordering},
-    mpsc,
-};
 
 /// Differing ranges that are named; more are only counted.
 const NAMED: usize = 8;
-
-/// Threads that read and hash: one can hash while the other waits for the disk.
-const READERS: usize = 2;
 
 pub(super) fn run(
     restores: &[Restore<'_>],
@@ -33,9 +26,10 @@ pub(super) fn run(
             let page = restore.page(number)?;
             let chunks: Vec<_> =
                 page.chunks.iter().filter(|chunk| !restore.is_deferred(chunk)).collect();
-            compare(&chunks, restore, |chunk, is_right| {
+            let hash = |chunk: &&Chunk| restore.place.hash(chunk.extents(restore.partition));
+            readers::each(&chunks, hash, |chunk, hash| {
                 log.check_cancel()?;
-                if !is_right {
+                if hash != chunk.data_hash {
                     wrong += 1;
                     if named.len() < NAMED {
                         named.push(restore.partition.range_start(chunk));
@@ -66,33 +60,6 @@ fn complain(restore: &Restore<'_>, wrong: u64, mut named: Vec<u64>) -> anyhow::R
         if wrong > NAMED as u64 { ", ..." } else { "" },
         restore.name
     );
-}
-
-/// Reads chunks back and says of each whether it is as it should be; `told` is called from this thread.
-fn compare(
-    chunks: &[&Chunk],
-    restore: &Restore<'_>,
-    mut told: impl FnMut(&Chunk, bool) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let next = AtomicUsize::new(0);
-    let (sender, results) = mpsc::channel();
-    std::thread::scope(|scope| {
-        // Dropped when this thread is told enough, which ends the others.
-        let results = results;
-        for _ in 0..READERS {
-            let (next, sender) = (&next, sender.clone());
-            scope.spawn(move || {
-                while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let hash = restore.place.hash(chunk.extents(restore.partition));
-                    if sender.send((*chunk, hash)).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-        drop(sender);
-        results.into_iter().try_for_each(|(chunk, hash)| told(chunk, hash? == chunk.data_hash))
-    })
 }
 
 fn range_bytes(restore: &Restore<'_>) -> u64 {

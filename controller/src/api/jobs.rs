@@ -1,9 +1,9 @@
-//! Deployments, captures, boots and the jobs that they are.
+//! Deployments, captures, comparisons, boots and the jobs that they are.
 
 use super::{MAX_WAIT, Mode, Peer, Problem, Shared, body, code};
 use crate::service::view::{
     BootAnswer, BootRequest, CaptureAnswer, CaptureRequest, DeployAnswer, DeployRequest, JobEvent,
-    JobSummary, JobView, LogView,
+    JobSummary, JobView, LogView, VerifyAnswer, VerifyRequest,
 };
 use axum::{
     Json,
@@ -35,6 +35,18 @@ pub(super) async fn capture(
 ) -> Result<(StatusCode, Json<CaptureAnswer>), Problem> {
     let request: CaptureRequest = body(&bytes)?;
     let answer = shared.service.capture(&request, &peer.to_string()).await?;
+    let status = if answer.job.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
+    Ok((status, Json(answer)))
+}
+
+/// Answers 200 with the plan of a dry run, 202 with plan and job otherwise.
+pub(super) async fn verify(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    bytes: Bytes,
+) -> Result<(StatusCode, Json<VerifyAnswer>), Problem> {
+    let request: VerifyRequest = body(&bytes)?;
+    let answer = shared.service.verify(&request, &peer.to_string()).await?;
     let status = if answer.job.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok((status, Json(answer)))
 }

@@ -7,6 +7,7 @@ pub(super) mod images;
 pub(super) mod jobs;
 pub(super) mod nodes;
 pub(super) mod ports;
+pub(super) mod verify;
 
 use super::{
     client::{CallError, Client},

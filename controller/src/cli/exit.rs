@@ -23,6 +23,8 @@ pub enum Exit {
     Partial = 6,
     /// The time to wait is over; the job goes on.
     Timeout = 7,
+    /// All was compared, and something is not as it was left.
+    Drift = 8,
 }
 
 /// The table of `--help`.
@@ -36,6 +38,7 @@ Exit codes:
   5    it cannot be done now, or needs --yes
   6    some nodes failed, some did not
   7    the time of --wait is over; the job goes on
+  8    what was compared has drifted
   130  interrupted; a job that began goes on";
 
 impl Exit {

@@ -118,6 +118,7 @@ pub(super) async fn job(
             }
             // What happened since the last look is still to be told.
             _ if !events.is_empty() => continue,
+            JobState::Done if view.tasks.iter().any(TaskView::has_drift) => Exit::Drift,
             JobState::Done => Exit::Ok,
             JobState::Partial => Exit::Partial,
             JobState::Failed | JobState::Cancelled => Exit::Failure,
@@ -143,8 +144,10 @@ fn describe(event: &JobEvent) -> Option<String> {
         Noted::Agent(TaskEvent::StepDone { step, millis }) => {
             Some(format!("{step} done in {}", span(i64::try_from(*millis).unwrap_or(i64::MAX))))
         }
-        // The state that follows says the same.
-        Noted::Agent(TaskEvent::Done { .. } | TaskEvent::Failed { .. }) => None,
+        // The state that follows, or the step's own note, says the same.
+        Noted::Agent(
+            TaskEvent::Done { .. } | TaskEvent::Failed { .. } | TaskEvent::Compared { .. },
+        ) => None,
     }
 }
 

@@ -17,7 +17,9 @@ use crate::{
         task::{Finish, Holding, TaskEvent, TaskState},
     },
     pki::RefusedCertificate,
-    store::{BootSeen, Change, DefaultBoot, EventRecord, LogRecord, Noted, StoreError, TaskRecord},
+    store::{
+        BootSeen, Change, DefaultBoot, EventRecord, LogRecord, Noted, StoreError, TaskRecord, Work,
+    },
 };
 use anyhow::{Context, bail};
 use metalcast_shared::{
@@ -401,6 +403,12 @@ impl Service {
             at: now,
             what: Noted::Agent(what.clone()),
         })];
+        if let (AgentEvent::Compared { comparison }, Work::Compare { found, .. }) =
+            (&what, &mut active.record.work)
+        {
+            *found = Some(comparison.clone());
+            changes.push(Change::Task(Box::new(active.record.clone())));
+        }
         let record = &active.record;
         let step = match &what {
             AgentEvent::StepStarted { step: Step::Partition } => {
@@ -420,11 +428,11 @@ impl Service {
                     Finish::Report if !*reports => Finish::LocalBoot,
                     finish => finish,
                 };
-                match (finish, record.work.saved()) {
-                    (Finish::Saved, None) => TaskEvent::WorkFailed {
-                        cause: "the agent says that it is done, but nothing was saved".into(),
+                match finish == Finish::Saved && !record.work.has_result() {
+                    true => TaskEvent::WorkFailed {
+                        cause: "the agent says that it is done, but nothing came of it".into(),
                     },
-                    (_, _) => TaskEvent::WorkDone { finish },
+                    false => TaskEvent::WorkDone { finish },
                 }
             }
             AgentEvent::Failed { step, cause } => {
@@ -436,7 +444,8 @@ impl Service {
             }
             AgentEvent::StepStarted { .. }
             | AgentEvent::StepNote { .. }
-            | AgentEvent::StepDone { .. } => TaskEvent::Progressed,
+            | AgentEvent::StepDone { .. }
+            | AgentEvent::Compared { .. } => TaskEvent::Progressed,
         };
         if matches!(what, AgentEvent::StepStarted { .. }) {
             active.forget_progress();
@@ -520,6 +529,9 @@ fn shorten(event: AgentEvent) -> AgentEvent {
     match event {
         AgentEvent::StepNote { step, text } => AgentEvent::StepNote { step, text: short(text) },
         AgentEvent::Failed { step, cause } => AgentEvent::Failed { step, cause: short(cause) },
+        AgentEvent::Compared { comparison } => {
+            AgentEvent::Compared { comparison: Box::new(comparison.bounded()) }
+        }
         AgentEvent::StepStarted { .. } | AgentEvent::StepDone { .. } | AgentEvent::Done { .. } => {
             event
         }

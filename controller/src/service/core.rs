@@ -99,7 +99,10 @@ impl Core {
                 // What is to be stopped is not waited for.
                 Work::Capture { .. } if record.life.state.is_stopping() => None,
                 Work::Capture { .. } => Some(task_id(record)),
-                Work::Deploy { .. } | Work::DeployDisk { .. } | Work::SelectSlot { .. } => None,
+                Work::Deploy { .. }
+                | Work::DeployDisk { .. }
+                | Work::SelectSlot { .. }
+                | Work::Compare { .. } => None,
             };
             Some(Right { key: ready(node)?.key, read: record.work.image().cloned(), upload })
         };

@@ -205,13 +205,13 @@ impl Service {
 
 /// Gathers what is wrong with each node, so that an operator sees all of it at once.
 #[derive(Default)]
-struct Problems {
+pub(super) struct Problems {
     code: Option<&'static str>,
     messages: Vec<String>,
 }
 
 impl Problems {
-    fn add(&mut self, node: &str, refusal: Refusal) -> Result<(), Refusal> {
+    pub(super) fn add(&mut self, node: &str, refusal: Refusal) -> Result<(), Refusal> {
         match refusal {
             Refusal::Conflict { code, message } => {
                 self.code.get_or_insert(code);
@@ -226,7 +226,7 @@ impl Problems {
         }
     }
 
-    fn check(self) -> Result<(), Refusal> {
+    pub(super) fn check(self) -> Result<(), Refusal> {
         match self.code {
             Some(code) => Err(Refusal::Conflict { code, message: self.messages.join("; ") }),
             None => Ok(()),
@@ -258,7 +258,7 @@ pub(super) fn usable<'n>(
     })
 }
 
-fn chosen<'c>(core: &'c Core, names: &[String]) -> Result<Vec<&'c NodeRecord>, Refusal> {
+pub(super) fn chosen<'c>(core: &'c Core, names: &[String]) -> Result<Vec<&'c NodeRecord>, Refusal> {
     if names.is_empty() || names.len() > MAX_NODES_PER_JOB {
         return Err(Refusal::Invalid(format!("name 1 to {MAX_NODES_PER_JOB} nodes")));
     }

@@ -203,6 +203,7 @@ impl Service {
             since_unix_ms: task.changed,
             generation: task.life.generation,
             saved: task.work.saved().cloned(),
+            compared: task.work.compared().cloned(),
             steps: Vec::new(),
             progress,
             timeline: Vec::new(),
@@ -263,6 +264,7 @@ fn moment(event: &EventRecord) -> Option<Moment> {
             ("step-done", format!("{step} {millis} ms"))
         }
         Noted::Agent(AgentEvent::Done { .. }) => ("work-done", String::new()),
+        Noted::Agent(AgentEvent::Compared { comparison }) => ("compared", comparison.to_string()),
         Noted::Agent(AgentEvent::Failed { cause, .. }) => ("work-failed", cause.clone()),
         Noted::Agent(AgentEvent::StepNote { .. }) | Noted::Note(_) => return None,
         Noted::State { name, why } => (

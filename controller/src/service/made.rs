@@ -34,7 +34,7 @@ impl Made {
                 stage,
                 at_unix_ms: now,
             })),
-            Work::SelectSlot { .. } | Work::Capture { .. } => None,
+            Work::SelectSlot { .. } | Work::Capture { .. } | Work::Compare { .. } => None,
         }
     }
 
@@ -57,7 +57,7 @@ pub(super) fn partitioned(record: &TaskRecord, node: NodeId, now: i64) -> Option
         Work::DeployDisk { .. } => {
             Made::by(record, SlotStage::Writing, now).map(|made| made.kept(node))
         }
-        Work::SelectSlot { .. } | Work::Capture { .. } => None,
+        Work::SelectSlot { .. } | Work::Capture { .. } | Work::Compare { .. } => None,
     }
 }
 

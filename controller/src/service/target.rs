@@ -420,7 +420,7 @@ fn check_without_system(revision: &Revision, request: &DeployRequest) -> Result<
     Ok(())
 }
 
-fn choose_partition<'m>(
+pub(super) fn choose_partition<'m>(
     manifest: &'m Manifest,
     wanted: Option<&str>,
 ) -> Result<&'m Partition, Refusal> {

@@ -19,7 +19,8 @@ use metalcast_shared::{
     id::{NodeId, Revision, TaskId},
     manifest::{Manifest, SignedManifest},
     to_agent::{
-        Capture, Deploy, DeployDisk, FixUp, Overwrite, SelectSlot, Task, ToAgent, Work as WireWork,
+        Capture, CompareSlot, Deploy, DeployDisk, FixUp, Overwrite, SelectSlot, Task, ToAgent,
+        Work as WireWork,
     },
 };
 use std::sync::Arc;
@@ -164,6 +165,18 @@ impl Service {
         match work.clone() {
             Work::SelectSlot { disk, layout, slot } => {
                 Ok(WireWork::SelectSlot(SelectSlot { disk, layout, slot }))
+            }
+            Work::Compare { image, partition, disk, layout, slot, as_left, .. } => {
+                let manifest = self.signed_manifest(core, &image).await?;
+                Ok(WireWork::Compare(Box::new(CompareSlot {
+                    image,
+                    manifest,
+                    partition,
+                    disk,
+                    layout,
+                    slot,
+                    as_left,
+                })))
             }
             Work::Capture { disk, source, name, force, raw, tar, .. } => {
                 Ok(WireWork::Capture(Box::new(Capture { disk, source, name, force, raw, tar })))

@@ -2,6 +2,7 @@
 
 mod archives;
 mod captures;
+mod comparisons;
 mod enrolment;
 mod jobs;
 mod rig;

@@ -7,6 +7,7 @@ use crate::{
     store::{DefaultBoot, JobSpec},
 };
 use metalcast_shared::{
+    as_left::Comparison,
     event::{Progress, StepView},
     fix_up::Adaptation,
     fresh::{Fresh, FreshKind, FreshLabel},
@@ -217,6 +218,55 @@ pub struct CapturePlanView {
     pub tar: bool,
 }
 
+/// A request to compare what is in a slot of nodes with what was put there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyRequest {
+    /// Names of nodes.
+    pub nodes: Vec<String>,
+    /// The slot.
+    pub slot: u16,
+    /// Partition of the image, where it has several and it is not known which was deployed.
+    #[serde(default)]
+    pub partition: Option<String>,
+    /// How long nodes may take to netboot.
+    #[serde(default)]
+    pub timeout_seconds: Option<u64>,
+    /// Only say what would be compared.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Answer to a [`VerifyRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyAnswer {
+    /// The slot.
+    pub slot: u16,
+    /// What is, or would be, compared on each node.
+    pub plan: Vec<VerifyPlanView>,
+    /// The job; `None` for a dry run.
+    pub job: Option<JobId>,
+}
+
+/// What is compared on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyPlanView {
+    /// The node's name.
+    pub node: String,
+    /// Whether its agent is connected; otherwise the job waits for the node to netboot.
+    pub online: bool,
+    /// The disk, with model, serial and size.
+    pub disk: String,
+    /// What was put into the slot.
+    pub image: Revision,
+    /// Which of its partitions.
+    pub partition: String,
+    /// Whether its system was started since, so that drift is to be expected.
+    pub has_reported: bool,
+    /// Whether it is known what the deploy left; otherwise its fix-ups count as drift.
+    pub has_as_left: bool,
+}
+
 /// A request to start a slot of nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -423,12 +473,22 @@ pub struct TaskView {
     /// The revision that it made, if it has made one.
     #[serde(default)]
     pub saved: Option<Revision>,
+    /// What it found, if it has compared something.
+    #[serde(default)]
+    pub compared: Option<Comparison>,
     /// The agent's steps in the last hand-out; not in a brief answer.
     pub steps: Vec<StepView>,
     /// How far the current step is.
     pub progress: Option<ProgressView>,
     /// What happened, from power-on to the deployed system; not in a brief answer.
     pub timeline: Vec<Moment>,
+}
+
+impl TaskView {
+    /// Whether it found drift.
+    pub fn has_drift(&self) -> bool {
+        self.compared.as_ref().is_some_and(Comparison::has_drift)
+    }
 }
 
 /// How far a step is.

@@ -328,6 +328,24 @@ impl Store {
         rows.iter().map(slot).collect()
     }
 
+    /// The partition that a deploy put into a slot, and what it left there, encoded; if that is known.
+    pub async fn as_left(
+        &self,
+        node: NodeId,
+        disk: &str,
+        slot: u16,
+    ) -> Result<Option<(String, Vec<u8>)>, StoreError> {
+        let row = sqlx::query(
+            "SELECT partition, encoded FROM as_left WHERE node = $1 AND disk = $2 AND slot = $3",
+        )
+        .bind(node.to_string())
+        .bind(disk)
+        .bind(i64::from(slot))
+        .fetch_optional(&self.readers)
+        .await?;
+        row.map(|row| Ok((text(&row, "partition")?, row.try_get("encoded")?))).transpose()
+    }
+
     /// Disks of a node that we deployed as a whole.
     pub async fn whole_disks(&self, node: NodeId) -> Result<Vec<DiskUse>, StoreError> {
         let rows = sqlx::query("SELECT * FROM whole_disks WHERE node = $1 ORDER BY disk")

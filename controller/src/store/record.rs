@@ -5,6 +5,7 @@ use crate::jobs::{
     task::{Finish, Life},
 };
 use metalcast_shared::{
+    as_left::Comparison,
     disk::DiskSelector,
     event::TaskEvent,
     fix_up::Adaptation,
@@ -14,7 +15,7 @@ use metalcast_shared::{
     id::{BootId, ImageName, JobId, Mac, NodeId, Revision},
     inventory::{Fingerprint, Inventory},
     layout::Layout,
-    to_agent::{CaptureSource, Overwrite},
+    to_agent::{CaptureSource, Overwrite, Packed},
     to_controller::LogLevel,
     whole_disk::TableId,
 };
@@ -117,6 +118,11 @@ pub enum JobSpec {
         /// What of it.
         source: CaptureSource,
     },
+    /// Compare a slot of nodes with what was put there.
+    Verify {
+        /// The slot.
+        slot: u16,
+    },
     /// Put an image onto a whole disk of nodes.
     DeployDisk {
         /// The image.
@@ -130,6 +136,7 @@ impl fmt::Display for JobSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Deploy { image, slot, .. } => write!(f, "deploy {image} to slot {slot}"),
+            Self::Verify { slot } => write!(f, "verify slot {slot}"),
             Self::Boot { slot } => write!(f, "boot slot {slot}"),
             Self::Capture { image, source: CaptureSource::Slot { slot, .. }, .. } => {
                 write!(f, "capture slot {slot} as {image}")
@@ -225,6 +232,23 @@ pub enum Work {
         /// The revision, once it is in the store.
         saved: Option<Revision>,
     },
+    /// Compare what is in a slot with what was put there.
+    Compare {
+        /// What was put there.
+        image: Revision,
+        /// Its partition.
+        partition: String,
+        /// The disk.
+        disk: DiskSelector,
+        /// The scheme that it must have.
+        layout: Layout,
+        /// The slot.
+        slot: u16,
+        /// What the deploy left, if that is known.
+        as_left: Option<Packed>,
+        /// What was found, once it was compared.
+        found: Option<Box<Comparison>>,
+    },
     /// Make a whole disk that of an image. Table and boot code are the image's.
     DeployDisk {
         /// The image.
@@ -258,7 +282,7 @@ impl Work {
         match self {
             Self::Deploy { finish, .. } | Self::DeployDisk { finish, .. } => *finish,
             Self::SelectSlot { .. } => Finish::LocalBoot,
-            Self::Capture { .. } => Finish::Saved,
+            Self::Capture { .. } | Self::Compare { .. } => Finish::Saved,
         }
     }
 
@@ -266,15 +290,34 @@ impl Work {
     pub fn saved(&self) -> Option<&Revision> {
         match self {
             Self::Capture { saved, .. } => saved.as_ref(),
-            Self::Deploy { .. } | Self::DeployDisk { .. } | Self::SelectSlot { .. } => None,
+            Self::Deploy { .. }
+            | Self::DeployDisk { .. }
+            | Self::SelectSlot { .. }
+            | Self::Compare { .. } => None,
         }
+    }
+
+    /// What it found, if it has compared something.
+    pub fn compared(&self) -> Option<&Comparison> {
+        match self {
+            Self::Compare { found, .. } => found.as_deref(),
+            Self::Deploy { .. }
+            | Self::DeployDisk { .. }
+            | Self::SelectSlot { .. }
+            | Self::Capture { .. } => None,
+        }
+    }
+
+    /// Whether what it was for, where that is not the disk, is there.
+    pub fn has_result(&self) -> bool {
+        self.saved().is_some() || self.compared().is_some()
     }
 
     /// Whether what is on the disk is, or may be, another than before when it is not done.
     pub fn changes_disk(&self) -> bool {
         match self {
             Self::Deploy { .. } | Self::DeployDisk { .. } | Self::SelectSlot { .. } => true,
-            Self::Capture { .. } => false,
+            Self::Capture { .. } | Self::Compare { .. } => false,
         }
     }
 
@@ -284,14 +327,16 @@ impl Work {
             Self::Deploy { adaptation, .. } | Self::DeployDisk { adaptation, .. } => {
                 Some(adaptation)
             }
-            Self::SelectSlot { .. } | Self::Capture { .. } => None,
+            Self::SelectSlot { .. } | Self::Capture { .. } | Self::Compare { .. } => None,
         }
     }
 
     /// The image that it needs.
     pub fn image(&self) -> Option<&Revision> {
         match self {
-            Self::Deploy { image, .. } | Self::DeployDisk { image, .. } => Some(image),
+            Self::Deploy { image, .. }
+            | Self::DeployDisk { image, .. }
+            | Self::Compare { image, .. } => Some(image),
             Self::SelectSlot { .. } | Self::Capture { .. } => None,
         }
     }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     causes::with_causes,
-    jobs::plan::{DiskUse, SlotUse},
+    jobs::plan::{DiskUse, SlotStage, SlotUse},
 };
 use metalcast_shared::{id::NodeId, layout::Layout};
 use serde::Serialize;
@@ -38,6 +38,19 @@ pub enum Change {
         node: NodeId,
         /// What.
         used: SlotUse,
+    },
+    /// What a deploy left in a slot that is known to be ours.
+    AsLeft {
+        /// The node.
+        node: NodeId,
+        /// The disk, as [`SlotUse::disk`] has it.
+        disk: String,
+        /// The slot.
+        slot: u16,
+        /// The image's partition that was put there.
+        partition: String,
+        /// The encoded [`metalcast_shared::as_left::AsLeft`].
+        encoded: Vec<u8>,
     },
     /// What we made of a whole disk of a node; what lay in slots of it is gone.
     WholeDisk {
@@ -222,6 +235,21 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
         Change::Task(task) => write_task(db, task).await,
         Change::Event(event) => write_event(db, event).await,
         Change::Slot { node, used } => write_slot(db, *node, used).await,
+        Change::AsLeft { node, disk, slot, partition, encoded } => {
+            sqlx::query(
+                "INSERT INTO as_left (node, disk, slot, partition, encoded)
+                 VALUES ($1, $2, $3, $4, $5)
+                 ON CONFLICT (node, disk, slot) DO UPDATE SET partition = $4, encoded = $5",
+            )
+            .bind(node.to_string())
+            .bind(disk)
+            .bind(i64::from(*slot))
+            .bind(partition)
+            .bind(encoded)
+            .execute(db)
+            .await?;
+            Ok(())
+        }
         Change::WholeDisk { node, used } => write_whole_disk(db, *node, used).await,
         Change::ForgetOtherLayouts { node, disk, layout } => {
             sqlx::query("DELETE FROM slots WHERE node = $1 AND disk = $2 AND layout <> $3")
@@ -374,6 +402,15 @@ async fn write_slot(
     node: NodeId,
     used: &SlotUse,
 ) -> Result<(), sqlx::Error> {
+    if used.stage == SlotStage::Writing {
+        // What an earlier deploy left is gone.
+        sqlx::query("DELETE FROM as_left WHERE node = $1 AND disk = $2 AND slot = $3")
+            .bind(node.to_string())
+            .bind(&used.disk)
+            .bind(i64::from(used.slot))
+            .execute(&mut *db)
+            .await?;
+    }
     sqlx::query(
         "INSERT INTO slots (node, disk, slot, layout, image, stage, at)
          VALUES ($1, $2, $3, $4, $5, $6, $7)

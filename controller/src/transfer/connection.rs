@@ -1,12 +1,13 @@
 //! One connection from handshake to end.
 
 use super::{
-    Close, FRAME_BUDGET_BYTES, Fleet, Library, OPEN_DEADLINE, Server, chunks, enrol, packed,
-    session, side_files, uploads,
+    Close, FRAME_BUDGET_BYTES, Fleet, Library, OPEN_DEADLINE, Server, as_left, chunks, enrol,
+    packed, session, side_files, uploads,
     wire::{self, End},
 };
 use crate::pki;
 use metalcast_shared::{
+    as_left::MAX_AS_LEFT_BYTES,
     codec::MAX_MESSAGE_BYTES,
     hash::Hash,
     id::NodeId,
@@ -191,6 +192,13 @@ async fn dispatch<F: Fleet, L: Library>(
         Open::Upload { task, survey } => {
             uploads::serve(server, peer, task, *survey, send, receive).await
         }
+        Open::Record { bytes, .. } if bytes > MAX_AS_LEFT_BYTES => {
+            protocol("what a deploy left is too long")
+        }
+        Open::Record { task, bytes } => {
+            as_left::take(server, peer, (task, bytes), send, receive).await
+        }
+        Open::AsLeft { task } => as_left::give(server, peer, task, send).await,
         Open::Packed { hash } => packed::serve(server, hash, send).await,
         Open::SideFile { revision, name } => {
             side_files::serve(server, peer, revision, name, send).await

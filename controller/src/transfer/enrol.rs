@@ -54,7 +54,9 @@ async fn exchange<F: Fleet, L: Library>(
         | Open::Chunks { .. }
         | Open::Packed { .. }
         | Open::Upload { .. }
-        | Open::SideFile { .. } => {
+        | Open::SideFile { .. }
+        | Open::Record { .. }
+        | Open::AsLeft { .. } => {
             return Err(End::Ours(Close::NoCertificate));
         }
     };

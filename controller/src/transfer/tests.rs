@@ -162,6 +162,20 @@ impl Fleet for FakeFleet {
         self.note(format!("saved {revision}"));
         Ok(())
     }
+
+    async fn keep_left(
+        &self,
+        _: (NodeId, Hash),
+        task: TaskId,
+        encoded: Vec<u8>,
+    ) -> anyhow::Result<()> {
+        self.note(format!("{} bytes left by job {}", encoded.len(), task.job));
+        Ok(())
+    }
+
+    async fn as_left(&self, _: (NodeId, Hash), task: TaskId) -> anyhow::Result<Vec<u8>> {
+        anyhow::bail!("nothing is known of job {}", task.job)
+    }
 }
 
 /// One partition `sda1` with a page of incompressible frames; chunk 13 is damaged. What is sent goes into a real store.

@@ -26,6 +26,7 @@ use crate::{
     probe::{self, Contents, Kind},
 };
 use disk::Disk;
+pub use ext::Places;
 use std::{
     fmt,
     io::{self, Read, Seek},
@@ -122,13 +123,7 @@ impl UsedMap {
 
 /// Reads the map of a partition of `bytes` bytes.
 pub fn read<D: Read + Seek>(source: &mut D, bytes: u64) -> Result<UsedMap, UsedError> {
-    let found = probe::probe(source, 0, bytes).map_err(|error| UsedError::Read {
-        what: "its beginning and end",
-        offset: 0,
-        bytes: probe::WINDOW_BYTES.min(bytes) as usize,
-        source: error,
-    })?;
-    let Some(kind) = only_kind(&found) else { return every_block(bytes) };
+    let Some(kind) = kind_of(source, bytes)? else { return every_block(bytes) };
     let disk = &mut Disk::new(source, bytes, kind.name());
     match kind {
         Kind::Ext2 | Kind::Ext3 | Kind::Ext4 => ext::read(disk, kind.name()),
@@ -150,6 +145,27 @@ pub fn read<D: Read + Seek>(source: &mut D, bytes: u64) -> Result<UsedMap, UsedE
         | Kind::Gpt
         | Kind::Mbr => every_block(bytes),
     }
+}
+
+/// What lives in which blocks of a partition of `bytes` bytes; `None` of filesystems of which that is not
+/// known here.
+pub fn places<D: Read + Seek>(source: &mut D, bytes: u64) -> Result<Option<Places>, UsedError> {
+    match kind_of(source, bytes)? {
+        Some(kind @ (Kind::Ext2 | Kind::Ext3 | Kind::Ext4)) => {
+            ext::places(&mut Disk::new(source, bytes, kind.name())).map(Some)
+        }
+        Some(_) | None => Ok(None),
+    }
+}
+
+fn kind_of<D: Read + Seek>(source: &mut D, bytes: u64) -> Result<Option<Kind>, UsedError> {
+    let found = probe::probe(source, 0, bytes).map_err(|error| UsedError::Read {
+        what: "its beginning and end",
+        offset: 0,
+        bytes: probe::WINDOW_BYTES.min(bytes) as usize,
+        source: error,
+    })?;
+    Ok(only_kind(&found))
 }
 
 /// Every block of a partition, whatever is in it.

@@ -3,11 +3,12 @@
 use crate::session::wire;
 use crate::task::tests::rig::TestImage;
 use metalcast_shared::{
+    as_left::AsLeft,
     close,
     codec::MAX_MESSAGE_BYTES,
     id::NodeId,
     manifest::Page,
-    to_agent::{BundleReply, ChunkHeader, EnrolReply, PageReply, Standing, ToAgent},
+    to_agent::{BundleReply, ChunkHeader, EnrolReply, PageReply, RecordReply, Standing, ToAgent},
     to_controller::{Enrol, Hello, Open, ToController},
     version::{ALPN, SERVER_NAME},
 };
@@ -181,7 +182,7 @@ impl Shared {
         connection: &Connection,
         open: Open,
         mut send: SendStream,
-        receive: RecvStream,
+        mut receive: RecvStream,
     ) -> anyhow::Result<()> {
         match open {
             Open::Session(_) if self.behaviour.unwanted => {
@@ -205,8 +206,16 @@ impl Shared {
                 wire::send(&mut send, &BundleReply::File { bytes }).await?;
                 send.write_all(tools).await?;
             }
+            Open::Record { bytes, .. } => {
+                let mut encoded = vec![0; bytes as usize];
+                receive.read_exact(&mut encoded).await?;
+                AsLeft::decode(&encoded)?;
+                wire::send(&mut send, &RecordReply::Kept).await?;
+            }
             // The controller's own tests serve them.
-            Open::Enrol(_) | Open::Upload { .. } | Open::SideFile { .. } => unreachable!(),
+            Open::Enrol(_) | Open::Upload { .. } | Open::SideFile { .. } | Open::AsLeft { .. } => {
+                unreachable!()
+            }
         }
         send.finish()?;
         Ok(())

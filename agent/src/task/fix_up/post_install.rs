@@ -124,7 +124,8 @@ mod tests {
         let answer = std::sync::Mutex::new(Some(answer));
         let fetch = |_: PackedFile<'_>| answer.lock().unwrap().take().unwrap();
         let machine = Machine::this(Path::new("/nonexistent"));
-        let context = Context { machine: &machine, report: &|_| (), cancel, fetch: Some(&fetch) };
+        let context =
+            Context { machine: &machine, report: &|_| (), cancel, fetch: Some(&fetch), keep: None };
         run(&StepLog::new(&context, Step::FixUp))
     }
 

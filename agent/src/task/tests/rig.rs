@@ -350,6 +350,8 @@ pub(crate) struct Bench {
     pub(crate) bytes: u64,
     /// What a look at the disks finds.
     pub(crate) found: Arc<Mutex<Disk>>,
+    /// What the latest deploy left.
+    pub(crate) left: Mutex<Option<Vec<u8>>>,
     log: Arc<Mutex<Vec<Entry>>>,
     refuse: Arc<Mutex<Box<Refuse>>>,
     // Detached before its file goes.
@@ -546,7 +548,7 @@ impl Bench {
         };
         let machine = Arc::new(machine);
         let (_loop, _dir) = (device, dir);
-        Self { machine, disk, bytes, found, log, refuse, _loop, _dir }
+        Self { machine, disk, bytes, found, left: Mutex::default(), log, refuse, _loop, _dir }
     }
 
     /// From now on the disk refuses operations for which this says so; they are counted from the
@@ -572,8 +574,17 @@ impl Bench {
                 self.log.lock().unwrap().push(Entry::Event(event));
             }
         };
-        let context =
-            Context { machine: &self.machine, report: &report, cancel: &cancel, fetch: None };
+        let keep = |encoded: &[u8]| {
+            *self.left.lock().unwrap() = Some(encoded.to_vec());
+            Ok(())
+        };
+        let context = Context {
+            machine: &self.machine,
+            report: &report,
+            cancel: &cancel,
+            fetch: None,
+            keep: Some(&keep),
+        };
         let result = work(&context);
         Outcome { log: self.log.lock().unwrap().clone(), result }
     }

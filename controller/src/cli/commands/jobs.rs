@@ -111,13 +111,16 @@ fn list(jobs: &[JobSummary], printer: &Printer) -> String {
 pub(in crate::cli) fn outcome(job: &JobView, printer: &Printer) -> String {
     let row = |task: &TaskView| {
         let tone = match task.state.as_str() {
+            "done" if task.has_drift() => Tone::Attention,
             "done" | "done (unconfirmed)" => Tone::Good,
             "failed" => Tone::Bad,
             "cancelled" => Tone::Attention,
             _ => Tone::Plain,
         };
         let saved = task.saved.as_ref().map(|revision| format!("saved as {revision}"));
+        let compared = || task.compared.as_ref().map(ToString::to_string);
         let why = task.cause.clone().or_else(|| watch::waits_for(task)).or(saved);
+        let why = why.or_else(compared);
         let why = why.unwrap_or_default();
         vec![task.node.clone(), printer.paint(&task.state, tone), why]
     };
@@ -154,6 +157,7 @@ fn show(job: &JobView, printer: &Printer) -> String {
             let rate = bytes(view.bytes_per_second);
             lines.push(format!("  {} of {} at {rate}/s", bytes(done), bytes(total)));
         }
+        lines.extend(task.compared.iter().flat_map(super::verify::lines));
         timeline(task, &mut lines);
     }
     lines.join("\n")

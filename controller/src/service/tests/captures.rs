@@ -11,7 +11,7 @@ use metalcast_shared::{
     to_agent::{Capture, CaptureSource, Work},
 };
 
-const TO_DISK: BootEventKind =
+pub(super) const TO_DISK: BootEventKind =
     BootEventKind::Script { answer: ScriptAnswer::LocalDisk, boot: None };
 
 impl Rig {
@@ -52,7 +52,7 @@ fn order(agent: &mut Agent) -> Capture {
 }
 
 /// A node with a system of ours in slot 5, which has reported.
-async fn with_system(rig: &Rig) -> Machine {
+pub(super) async fn with_system(rig: &Rig) -> Machine {
     let mut agent = rig.approved(&Machine::new(1)).await;
     rig.deploy("node1").await.unwrap();
     agent.take_task();

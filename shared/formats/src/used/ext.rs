@@ -4,7 +4,10 @@
 //! metadata is marked anyway, wherever flex_bg has put it. In a bigalloc filesystem a bit stands for
 //! a cluster of blocks. Of a swap file in the root directory only the beginning is counted.
 
+mod places;
 mod swap_file;
+
+pub use places::Places;
 
 use super::{Disk, UsedError, UsedMap, marks::Marks};
 use crate::{
@@ -66,10 +69,7 @@ pub(super) fn read<D: Read + Seek>(
     disk: &mut Disk<'_, D>,
     program: &'static str,
 ) -> Result<UsedMap, UsedError> {
-    let mut bytes = [0; SUPERBLOCK_BYTES];
-    disk.read(OFFSET_BYTES, &mut bytes, "the superblock")?;
-    let superblock = Superblock::parse(&bytes).map_err(|error| disk.damaged(error.to_string()))?;
-    let geometry = Geometry::read(&bytes, &superblock, disk)?;
+    let (_, superblock, geometry) = head(disk)?;
     let mut marks = Marks::none(geometry.blocks);
     // The boot block, where blocks are so small that it is one.
     marks.set(0, geometry.first_block.max(1));
@@ -112,6 +112,22 @@ pub(super) fn read<D: Read + Seek>(
     swap_file::leave_out(disk, &geometry, &superblock, &mut marks, &mut map);
     map.used = marks.into_bitmap();
     Ok(map)
+}
+
+/// What lives in which blocks.
+pub(super) fn places<D: Read + Seek>(disk: &mut Disk<'_, D>) -> Result<Places, UsedError> {
+    Places::read(disk)
+}
+
+/// The superblock and what follows from it.
+fn head<D: Read + Seek>(
+    disk: &mut Disk<'_, D>,
+) -> Result<([u8; SUPERBLOCK_BYTES], Superblock, Geometry), UsedError> {
+    let mut bytes = [0; SUPERBLOCK_BYTES];
+    disk.read(OFFSET_BYTES, &mut bytes, "the superblock")?;
+    let superblock = Superblock::parse(&bytes).map_err(|error| disk.damaged(error.to_string()))?;
+    let geometry = Geometry::read(&bytes, &superblock, disk)?;
+    Ok((bytes, superblock, geometry))
 }
 
 /// What speaks against trusting the bitmaps.

@@ -29,10 +29,10 @@ const MAX_EXTENTS: usize = 1 << 16;
 const MAX_DIRECTORY_BLOCKS: u64 = 256;
 
 /// Blocks of a file that lie together.
-struct Extent {
-    logical: u64,
-    start: u64,
-    count: u64,
+pub(super) struct Extent {
+    pub(super) logical: u64,
+    pub(super) start: u64,
+    pub(super) count: u64,
 }
 
 /// Takes what is behind the beginning of swap files off the marks, and says so in `map`. Nothing is
@@ -109,7 +109,7 @@ fn entry(block: &[u8], name: &[u8]) -> Option<u32> {
 }
 
 /// The extents of an inode of this kind; `None` if it is of another or keeps its blocks otherwise.
-fn extents<D: Read + Seek>(
+pub(super) fn extents<D: Read + Seek>(
     inode: &[u8],
     kind: u16,
     geometry: &Geometry,

@@ -1,0 +1,106 @@
+//! `metalcast verify`
+
+use crate::{
+    cli::{
+        client::Client,
+        exit::Exit,
+        output::{Printer, bytes},
+        watch::{self, Wait},
+    },
+    service::view::{VerifyAnswer, VerifyPlanView, VerifyRequest},
+};
+use clap::Args;
+use metalcast_shared::{
+    as_left::{Comparison, Ranges},
+    node_set::NodeSet,
+};
+
+#[derive(Args)]
+pub(in crate::cli) struct Verify {
+    /// Nodes, such as node1,node[4-6]
+    #[arg(long)]
+    nodes: NodeSet,
+    /// The slot: its partition number
+    #[arg(long)]
+    slot: u16,
+    /// Partition of the image, if it has several and it is not known which was deployed
+    #[arg(long)]
+    partition: Option<String>,
+    /// Seconds that nodes may take to netboot [default: 1800]
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+    /// Wait for the end, or for that many seconds; 8 is the exit code if something has drifted
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    wait: Option<Option<u64>>,
+    /// Only print what would be compared
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(in crate::cli) async fn verify(
+    command: Verify,
+    client: &Client,
+    printer: &Printer,
+) -> anyhow::Result<Exit> {
+    let wait = Wait::from(command.wait);
+    let request = VerifyRequest {
+        nodes: command.nodes.names().collect(),
+        slot: command.slot,
+        partition: command.partition,
+        timeout_seconds: command.timeout,
+        dry_run: command.dry_run,
+    };
+    let answer: VerifyAnswer = client.post("/verifications", &request).await?;
+    let Some(job) = answer.job else {
+        printer.result(&answer, describe);
+        return Ok(Exit::Ok);
+    };
+    if !printer.is_json() {
+        printer.talk(&describe(&answer));
+    }
+    match wait {
+        Wait::No => {
+            printer.result(&answer, |_| format!("job {job}"));
+            Ok(Exit::Ok)
+        }
+        Wait::Yes { limit } => watch::job(job, limit, client, printer).await,
+    }
+}
+
+fn describe(answer: &VerifyAnswer) -> String {
+    let node = |plan: &VerifyPlanView| {
+        let state = if plan.online { "connected" } else { "waits for it to netboot" };
+        let mut text = format!(
+            "{} ({state}): slot {} of {}, {} of {}",
+            plan.node, answer.slot, plan.disk, plan.partition, plan.image
+        );
+        if plan.has_reported {
+            text.push_str("; its system was started, which changes journal and logs");
+        }
+        if !plan.has_as_left {
+            text.push_str("; what the deploy left is not known, fix-ups will count as drift");
+        }
+        text
+    };
+    answer.plan.iter().map(node).collect::<Vec<_>>().join("\n")
+}
+
+/// All that a comparison found, a line each.
+pub(in crate::cli) fn lines(found: &Comparison) -> Vec<String> {
+    let mut lines = vec![format!("  compared      {found}")];
+    lines.extend(found.remarks.iter().map(|remark| format!("                {remark}")));
+    for place in &found.places {
+        lines.push(format!("  drift in      {}: {}", place.what, bytes(place.bytes)));
+    }
+    ranges("drift", &found.drift, &mut lines);
+    ranges("fix-up", &found.left, &mut lines);
+    lines
+}
+
+fn ranges(name: &str, ranges: &Ranges, lines: &mut Vec<String>) {
+    lines.extend(ranges.first.iter().map(|range| format!("  {name:13} {range}")));
+    let more = ranges.count.saturating_sub(ranges.first.len() as u64);
+    if more > 0 {
+        lines.push(format!("  {name:13} and {more} more ranges"));
+    }
+}

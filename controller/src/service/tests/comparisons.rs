@@ -1,0 +1,117 @@
+use super::{
+    captures::{TO_DISK, with_system},
+    rig::{Agent, Machine, Rig},
+};
+use crate::service::{
+    Refusal,
+    view::{VerifyAnswer, VerifyRequest},
+};
+use metalcast_shared::{
+    as_left::{AsLeft, Change, Comparison, MAX_RANGES, Range, Ranges},
+    event::{Step, TaskEvent},
+    hash::Hash,
+    to_agent::{CompareSlot, Work},
+};
+
+impl Rig {
+    async fn verify(&self, dry_run: bool) -> Result<VerifyAnswer, Refusal> {
+        let nodes = vec!["node1".to_owned()];
+        let request = VerifyRequest { nodes, slot: 5, dry_run, ..VerifyRequest::default() };
+        self.service.verify(&request, "tester").await
+    }
+
+    async fn keep(&self, agent: &Agent, encoded: Vec<u8>) -> anyhow::Result<()> {
+        let key = self.key(agent.node).await;
+        self.service.keep_left((agent.node, key), agent.id(), encoded).await
+    }
+}
+
+fn left(total_blocks: u64) -> Vec<u8> {
+    AsLeft { block_bytes: 4096, total_blocks, ..AsLeft::default() }.encode()
+}
+
+fn order(agent: &mut Agent) -> CompareSlot {
+    match agent.take_task().work {
+        Work::Compare(order) => *order,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_a_deploy_left_is_kept_until_the_next_one_begins_and_given_to_who_compares() {
+    let rig = Rig::new().await;
+    let mut agent = rig.approved(&Machine::new(1)).await;
+    rig.deploy("node1").await.unwrap();
+    agent.take_task();
+    agent.work().await;
+    let machine = agent.vanish().await;
+    rig.boot_event(&machine, TO_DISK).await;
+    rig.report(rig.last_token()).await.unwrap();
+    assert!(!rig.verify(true).await.unwrap().plan[0].has_as_left);
+
+    // Another one, of which it is known.
+    let mut agent = rig.agent(&machine).await;
+    rig.deploy("node1").await.unwrap();
+    agent.take_task();
+    for step in [Step::Clear, Step::Record] {
+        agent.step(step).await;
+    }
+    let bad = rig.keep(&agent, left(u64::MAX)).await.unwrap_err().to_string();
+    assert!(bad.contains("inconsistent"), "{bad}");
+    rig.keep(&agent, left(9)).await.unwrap();
+    let key = Hash([9; 32]);
+    let foreign = rig.service.keep_left((agent.node, key), agent.id(), left(9)).await;
+    assert!(foreign.is_err(), "another machine's key");
+    let own = rig.service.as_left((agent.node, rig.key(agent.node).await), agent.id()).await;
+    assert_eq!(own.unwrap_err().to_string(), "the task is no comparison");
+    agent.event(TaskEvent::Done { reports: true }).await;
+    let machine = agent.vanish().await;
+    rig.boot_event(&machine, TO_DISK).await;
+    rig.report(rig.last_token()).await.unwrap();
+
+    let plan = rig.verify(true).await.unwrap();
+    assert!(plan.job.is_none() && plan.plan[0].has_as_left && plan.plan[0].has_reported);
+    let job = rig.verify(false).await.unwrap().job.unwrap();
+    let mut agent = rig.agent(&machine).await;
+    let order = order(&mut agent);
+    let packed = order.as_left.unwrap();
+    let agent_key = (agent.node, rig.key(agent.node).await);
+    let given = rig.service.as_left(agent_key, agent.id()).await.unwrap();
+    assert_eq!((packed.bytes as usize, packed.hash), (given.len(), Hash::of(&given)));
+    assert!(rig.may_read(agent.node).await, "pages and chunks of the image");
+
+    // More than an agent may say.
+    let range = Range { start: 0, bytes: 1, change: Change::New, place: "x".repeat(9999) };
+    let drift = Ranges { bytes: 4096, count: 1, first: vec![range; 999] };
+    let comparison = Box::new(Comparison { drift, has_as_left: true, ..Comparison::default() });
+    agent.event(TaskEvent::Compared { comparison }).await;
+    agent.event(TaskEvent::Done { reports: false }).await;
+    let machine = agent.vanish().await;
+    rig.boot_event(&machine, TO_DISK).await;
+    let view = rig.service.job_state(job).await.unwrap();
+    let task = &view.tasks[0];
+    assert_eq!((task.state.as_str(), task.has_drift()), ("done", true), "{task:#?}");
+    assert_eq!(task.compared.as_ref().unwrap().drift.first.len(), MAX_RANGES);
+
+    // As soon as the next deploy clears the slot, nothing is known.
+    let mut agent = rig.agent(&machine).await;
+    rig.deploy("node1").await.unwrap();
+    agent.take_task();
+    agent.step(Step::Clear).await;
+    let disk = order.disk.to_string();
+    assert_eq!(rig.service.store().as_left(agent.node, &disk, 5).await.unwrap(), None);
+    assert!(rig.verify(true).await.is_err(), "the node is busy");
+}
+
+#[tokio::test]
+async fn an_agent_that_has_compared_nothing_is_not_done() {
+    let rig = Rig::new().await;
+    let machine = with_system(&rig).await;
+    let job = rig.verify(false).await.unwrap().job.unwrap();
+    let mut agent = rig.agent(&machine).await;
+    assert!(order(&mut agent).as_left.is_none());
+    agent.work().await;
+    let view = rig.service.job_state(job).await.unwrap();
+    assert_eq!(view.tasks[0].state, "failed");
+    assert!(view.tasks[0].cause.as_ref().unwrap().contains("nothing came of it"));
+}
