@@ -23,6 +23,7 @@ use metalcast_netboot::dhcp::lease::LeaseTable;
 use metalcast_netboot::dhcp::{client, proxy, server};
 use metalcast_netboot::mac::Mac;
 use metalcast_netboot::{frame, ndp, tftp};
+use metalcast_shared::as_left::AsLeft;
 use metalcast_shared::boot::{BootConfig, SystemReport};
 use metalcast_shared::codec::{self, MAX_MESSAGE_BYTES};
 use metalcast_shared::manifest::{Manifest, Page};
@@ -227,7 +228,7 @@ pub fn used(bytes: &[u8]) {
     }
 }
 
-/// The manifest beside an image, and its pages.
+/// The manifest beside an image, and its pages; what a deploy left beside it.
 pub fn sidecar(bytes: &[u8]) {
     if let Ok(manifest) = Manifest::decode(bytes) {
         for partition in &manifest.partitions {
@@ -237,6 +238,9 @@ pub fn sidecar(bytes: &[u8]) {
             }
         }
         assert_eq!(Manifest::decode(&manifest.encode()).ok(), Some(manifest));
+    }
+    if let Ok(left) = AsLeft::decode(bytes) {
+        assert_eq!(AsLeft::decode(&left.encode()).ok(), Some(left));
     }
     if let Ok(page) = codec::decode::<Page>(bytes, MAX_MESSAGE_BYTES) {
         assert_eq!(codec::decode::<Page>(&page.encode(), MAX_MESSAGE_BYTES).ok(), Some(page));
