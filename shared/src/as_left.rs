@@ -55,7 +55,7 @@ pub struct LeftChunk {
     pub runs: Vec<Run>,
     /// Hash of them, one behind the other.
     pub hash: Hash,
-    /// The [`print`] of each of them, or nothing.
+    /// The [`print()`] of each of them, or nothing.
     pub prints: Vec<u64>,
 }
 

@@ -116,6 +116,25 @@ fn a_captured_slot_is_deployed_elsewhere_and_restored_by_clonezilla() {
 }
 
 #[test]
+fn a_slots_files_become_an_archive_that_is_deployed_elsewhere() {
+    let debian = image::debian().unwrap();
+    let mut scene = with_slot_5("capture-tar", 49, &debian).unwrap();
+    let before = Slot::of(&disk_file(&scene, 1), 5).unwrap().hash().unwrap();
+    let job = scene.capture(&["--slot", "5", "--tar"], "lab/files").unwrap();
+    scene.restart_agent().unwrap();
+    let task = scene.finish_capture(job).unwrap();
+    assert_eq!(task["saved"], "lab/files@1", "{task:#}");
+    assert_eq!(Slot::of(&disk_file(&scene, 1), 5).unwrap().hash().unwrap(), before);
+    scene.rig.cli(&["image", "check", "lab/files"]).unwrap();
+
+    // Into a filesystem that is made for it.
+    let _first = scene.replace_host(2, DISK_BYTES).unwrap();
+    let job = scene.deploy_image("lab/files", 6).unwrap();
+    scene.finish(job).unwrap();
+    assert_eq!(scene.differences(&debian.disk, 6).unwrap(), Vec::<String>::new());
+}
+
+#[test]
 fn a_whole_disk_and_some_of_its_partitions_are_captured() {
     let debian = image::debian().unwrap();
     let mut scene = with_slot_5("capture-disk", 47, &debian).unwrap();
