@@ -248,7 +248,10 @@ impl Scene {
              find . -type b -o -type c | sort | xargs -r stat -c '%n is device %t:%T') >$1.list; }\n\
              list ours; list theirs; diff theirs.list ours.list || test $? = 1";
         let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-ec", compare]).arg(&node).arg(source);
+        command
+            .args(["--mount", "--propagation", "slave", "sh", "-ec", compare])
+            .arg(&node)
+            .arg(source);
         command.arg(SOURCE_OFFSET.to_string()).current_dir(self.lab.dir());
         let lines = run(&mut command)?;
         let is_adapted = |line: &&str| ADAPTED.iter().any(|file| line.contains(file));

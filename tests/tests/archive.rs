@@ -23,7 +23,7 @@ fn pack(disk: &Path, dir: &Path) -> Result<PathBuf> {
     let script = "mkdir root; mount -o ro,noload \"$0\" root; \
                   tar -C root --xattrs --acls --sparse --numeric-owner -c . | zstd -q -1 -T0 >\"$1\"";
     let mut command = Command::new("unshare");
-    command.args(["--mount", "bash", "-eo", "pipefail", "-c", script]);
+    command.args(["--mount", "--propagation", "slave", "bash", "-eo", "pipefail", "-c", script]);
     run(command.arg(disk.partition(1)?).arg(&archive).current_dir(dir))?;
     Ok(archive)
 }

@@ -77,7 +77,7 @@ fn a_full_disk_loses_nothing_and_is_told_of() {
     state.relieve(&scene.lab).unwrap();
     let task = scene.finish(job).unwrap();
     assert_eq!(task["generation"], 1, "the agent went on");
-    assert_eq!(task["steps"].as_array().unwrap().len(), 10, "{task:#}");
+    assert_eq!(task["steps"].as_array().unwrap().len(), 11, "{task:#}");
     assert_eq!(scene.differences(&debian.disk, 5).unwrap(), Vec::<String>::new());
     let address = lease(&scene).expect("an address");
     scene.rig.kill_and_start(&scene.lab).unwrap();

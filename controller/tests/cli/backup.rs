@@ -150,7 +150,9 @@ fn what_is_not_a_whole_backup_is_refused_before_anything_is_written() {
         mount.display(),
         program.display(),
     );
-    let output = Command::new("unshare").args(["--mount", "sh", "-c", &script]).output().unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "slave", "sh", "-c", &script]);
+    let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && text.contains("No space left on device"), "{text}");
 }

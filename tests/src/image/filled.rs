@@ -68,7 +68,7 @@ fn fill(debian: &Debian, partition: &Path, dir: &Path) -> Result<()> {
     std::fs::create_dir(&mount_point).context("creating a mount point")?;
     let script = paths::workspace().join("tests/src/image/filled/fill.sh");
     let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh"]).arg(script);
+    command.args(["--mount", "--propagation", "slave", "sh"]).arg(script);
     run(command.arg(partition).arg(&mount_point).arg(ADDED_BYTES.to_string()))?;
     std::fs::remove_dir(&mount_point).context("removing a mount point")
 }

@@ -84,6 +84,9 @@ fn fill(disk: &LoopDisk, dir: &Path) -> Result<()> {
     // Through the kernel, which spreads what mke2fs(8) would put side by side. In a mount namespace of its own.
     let copy = "mkdir mnt; mount \"$0\" mnt; cp -r tree/. mnt; umount mnt; rmdir mnt; rm -r tree";
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-ec", copy]).arg(disk.partition(1)?).current_dir(dir);
+    command
+        .args(["--mount", "--propagation", "slave", "sh", "-ec", copy])
+        .arg(disk.partition(1)?)
+        .current_dir(dir);
     run(&mut command).map(drop)
 }
