@@ -97,9 +97,10 @@ pub fn deploy(
     };
     let reports = step(context, Step::FixUp, |log| fix_up::run(&system, &target, unique, log))?;
     step(context, Step::BootCode, |log| boot_code::run(image.family, &target, log))?;
-    step(context, Step::Activate, |log| activate::run(&target, log))?;
-    step(context, Step::Record, |log| {
-        compare::record(&image, &target, source, log)?;
+    // Before it is active: what is cut off until then is simply done again.
+    step(context, Step::Record, |log| compare::record(&image, &target, source, log))?;
+    step(context, Step::Activate, |log| {
+        activate::run(&target, log)?;
         note_memory(log);
         Ok(())
     })?;

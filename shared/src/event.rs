@@ -38,7 +38,8 @@ pub enum Step {
     /// Give a whole disk's filesystems ids of their own, and have what names them follow; after first
     /// blocks.
     FreshIds,
-    /// Remember what a deploy leaves, as far as it is not the image's; the last of a deploy to a slot.
+    /// Remember what a deploy leaves, as far as it is not the image's; between boot code and
+    /// activate.
     Record,
     /// Read a slot back and compare it with that.
     Compare,

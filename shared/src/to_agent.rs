@@ -333,8 +333,8 @@ const DEPLOY: &[Step] = &[
     Step::Grow,
     Step::FixUp,
     Step::BootCode,
-    Step::Activate,
     Step::Record,
+    Step::Activate,
 ];
 
 /// All steps of [`Work::DeployDisk`].

@@ -13,7 +13,7 @@ use metalcast_tests::scene::{Scene, notes, serial};
 use serde_json::Value;
 
 /// Room for the layout; the file is sparse.
-const DISK_BYTES: u64 = 8 << 30;
+const DISK_BYTES: u64 = 500_000_000_000;
 
 /// The block that is changed, in bytes.
 const BLOCK_BYTES: u64 = 4096;

@@ -1,4 +1,4 @@
-//! What is in a slot, against the image and what a deploy left: the deploy's last step remembers what is
+//! What is in a slot, against the image and what a deploy left: a step of the deploy remembers what is
 //! not the image's any more, and a task of its own compares later. The slot is only read.
 //!
 //! ```text

@@ -1,4 +1,4 @@
-//! Step `record`, the last of a deploy to a slot: reads all used blocks once more and hands the controller
+//! Step `record` of a deploy to a slot: reads all used blocks once more and hands the controller
 //! what is not the image's.
 
 use super::spots::{FromImage, Slot, Spot};
@@ -13,6 +13,10 @@ use metalcast_shared::{
     as_left::{AsLeft, LeftChunk, MAX_AS_LEFT_BYTES, MAX_PRINTS, print},
     hash::Hash,
 };
+
+/// Most blocks of a filesystem that is remembered: half a TiB in blocks of 4 KiB. Their map takes 16 MiB,
+/// which a deploy has left.
+const MAX_BLOCKS: u64 = 1 << 27;
 
 /// The system is complete by now: that it is not remembered how it was left does not fail the deploy.
 pub(in crate::task) fn run(
@@ -40,6 +44,11 @@ fn remember(
     let device = target.open(log)?;
     let start = target.slot.start_lba * SECTOR_BYTES;
     let bytes = target.slot.sectors * SECTOR_BYTES;
+    let least = if image.partition().is_archive() { 4096 } else { image.partition().block_bytes };
+    ensure!(
+        bytes / u64::from(least) <= MAX_BLOCKS,
+        "filesystems of more than {MAX_BLOCKS} blocks are too large for that"
+    );
     let map = used::read(&mut Region::new(&device, start, bytes), bytes)?;
     ensure!(map.unclean.is_empty(), "{}", map.unclean.join("; "));
     let partition = image.partition();

@@ -56,7 +56,7 @@ fn every_step_can_be_the_last_before_it_is_all_taken_again() {
         };
         let stopped = rig.run(&order, &TestSource::new(rig.image.clone()), stop);
         assert!(stopped.cause().ends_with("cancelled: stop"), "{}", stopped.cause());
-        let is_complete = matches!(step, Step::BootCode | Step::Activate);
+        let is_complete = matches!(step, Step::BootCode | Step::Record);
         assert_eq!(rig.is_startable(5), is_complete, "after {step}");
     }
     rig.run(&order, &TestSource::new(rig.image.clone()), |_| {}).expect();

@@ -119,7 +119,7 @@ async fn a_capture_that_fails_or_is_stopped_changes_nothing_of_the_node() {
     order(&mut agent);
     agent.event(TaskEvent::Done { reports: false }).await;
     let task = rig.task(job).await;
-    assert_eq!(task.cause.unwrap(), "the agent says that it is done, but nothing was saved");
+    assert_eq!(task.cause.unwrap(), "the agent says that it is done, but nothing came of it");
     assert_eq!(rig.answer(&agent.machine), BootAnswer::LocalDisk);
     assert!(!rig.may_upload(&agent, agent.id()).await);
 

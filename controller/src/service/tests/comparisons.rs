@@ -50,8 +50,8 @@ async fn what_a_deploy_left_is_kept_until_the_next_one_begins_and_given_to_who_c
     assert!(!rig.verify(true).await.unwrap().plan[0].has_as_left);
 
     // Another one, of which it is known.
-    let mut agent = rig.agent(&machine).await;
     rig.deploy("node1").await.unwrap();
+    let mut agent = rig.agent(&machine).await;
     agent.take_task();
     for step in [Step::Clear, Step::Record] {
         agent.step(step).await;
@@ -94,8 +94,8 @@ async fn what_a_deploy_left_is_kept_until_the_next_one_begins_and_given_to_who_c
     assert_eq!(task.compared.as_ref().unwrap().drift.first.len(), MAX_RANGES);
 
     // As soon as the next deploy clears the slot, nothing is known.
-    let mut agent = rig.agent(&machine).await;
     rig.deploy("node1").await.unwrap();
+    let mut agent = rig.agent(&machine).await;
     agent.take_task();
     agent.step(Step::Clear).await;
     let disk = order.disk.to_string();

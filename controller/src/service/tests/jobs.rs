@@ -81,7 +81,7 @@ async fn a_deployment_from_the_plan_to_the_systems_report() {
     let view = rig.job(job).await;
     assert_eq!(view.summary.state, JobState::Done);
     let task = &view.tasks[0];
-    assert_eq!((task.state.as_str(), task.steps.len()), ("done", 10));
+    assert_eq!((task.state.as_str(), task.steps.len()), ("done", 11));
     assert!(task.steps.iter().all(|step| step.state == StepState::Done(5)));
     let whats: Vec<&str> = task.timeline.iter().map(|moment| moment.what.as_str()).collect();
     let mut rest = whats.iter();
@@ -198,7 +198,7 @@ async fn after_a_power_cut_the_task_is_handed_out_again() {
     rig.report(rig.last_token()).await.unwrap();
     let task = rig.task(job).await;
     assert_eq!((task.state.as_str(), task.generation), ("done", 2));
-    assert_eq!(task.steps.len(), 10, "only the last hand-out's steps");
+    assert_eq!(task.steps.len(), 11, "only the last hand-out's steps");
 }
 
 #[tokio::test]

@@ -161,9 +161,14 @@ fn mbr() -> (Saved, Ids) {
     (Saved::make(76 * MIB, table, parts), ids)
 }
 
+/// Beside this test others run, whose disks must not get the same ids.
+fn seed_of(number: u128) -> Seed {
+    Seed(Uuid::from_u128((u128::from(std::process::id()) << 64) | number))
+}
+
 fn order(bench: &Bench, saved: &Saved, seed: u128) -> DeployDisk {
     let mut order = saved.order(bench.selector());
-    order.fresh_ids = Some(Seed(Uuid::from_u128(seed)));
+    order.fresh_ids = Some(seed_of(seed));
     order.fix_up.adaptation.kernel_args.clear();
     order
 }
@@ -299,7 +304,7 @@ fn two_of_an_mbr_image_have_no_id_in_common_and_name_their_own() {
     }
     // What Metalcast deployed so is known again by the table's id, and may be replaced without leave.
     let mut again = order(&benches[0], &saved, 3);
-    let first = Seed(Uuid::from_u128(1)).renew(&again.whole);
+    let first = seed_of(1).renew(&again.whole);
     again.own = Some(first.table.id());
     benches[0].carry_out(&again, &saved).expect();
     again.own = Some(again.whole.table.id());
@@ -356,7 +361,7 @@ fn an_mbr_deployment_that_is_taken_again_has_the_same_ids() {
 
 #[test]
 fn windows_and_what_nobody_can_look_into_keep_their_disk_as_it_is() {
-    let fresh = |order: &mut DeployDisk| order.fresh_ids = Some(Seed(Uuid::from_u128(1)));
+    let fresh = |order: &mut DeployDisk| order.fresh_ids = Some(seed_of(1));
     for saved in [Saved::windows(), Saved::mbr()] {
         let cause = refused(&blank(&saved, 0), &saved, fresh);
         assert!(cause.starts_with("check-disk: partition "), "{cause}");
