@@ -51,7 +51,7 @@ fn a_blank_disk_gets_table_menu_and_an_adapted_system() {
         "verify: ",
         "fix-up: hostname: node5 (was \"golden\")",
         "fix-up: ssh-host-keys: the image's 1 taken out; ed25519 is SHA256:",
-        "record: the agent used at most ",
+        "activate: the agent used at most ",
     ] {
         assert!(notes.contains(step), "no {step:?} in {notes}");
     }
