@@ -13,6 +13,7 @@ use crate::{
     store::Noted,
 };
 use metalcast_shared::{event::TaskEvent, id::JobId};
+use serde::Serialize;
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
@@ -82,6 +83,40 @@ pub(super) async fn patiently<T, F: Future<Output = Result<T, CallError>>>(
             return Err(error);
         }
         tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Shows what was planned, or the job that was made of it, and follows that if it shall be waited for.
+pub(super) async fn planned<T: Serialize>(
+    answer: &T,
+    job_made: Option<JobId>,
+    plan: String,
+    wait: Wait,
+    (client, printer): (&Client, &Printer),
+) -> anyhow::Result<Exit> {
+    let Some(id) = job_made else {
+        printer.result(answer, |_| plan);
+        return Ok(Exit::Ok);
+    };
+    if !printer.is_json() {
+        printer.talk(&plan);
+    }
+    ordered(answer, id, wait, (client, printer)).await
+}
+
+/// Shows the job that was made, or follows it if it shall be waited for.
+pub(super) async fn ordered<T: Serialize>(
+    answer: &T,
+    id: JobId,
+    wait: Wait,
+    (client, printer): (&Client, &Printer),
+) -> anyhow::Result<Exit> {
+    match wait {
+        Wait::No => {
+            printer.result(answer, |_| format!("job {id}"));
+            Ok(Exit::Ok)
+        }
+        Wait::Yes { limit } => job(id, limit, client, printer).await,
     }
 }
 

@@ -76,20 +76,8 @@ pub(in crate::cli) async fn capture(
         dry_run: command.dry_run,
     };
     let answer: CaptureAnswer = client.post("/captures", &request).await?;
-    let Some(job) = answer.job else {
-        printer.result(&answer, |answer| describe(&answer.plan));
-        return Ok(Exit::Ok);
-    };
-    if !printer.is_json() {
-        printer.talk(&describe(&answer.plan));
-    }
-    match wait {
-        Wait::No => {
-            printer.result(&answer, |_| format!("job {job}"));
-            Ok(Exit::Ok)
-        }
-        Wait::Yes { limit } => watch::job(job, limit, client, printer).await,
-    }
+    let plan = describe(&answer.plan);
+    watch::planned(&answer, answer.job, plan, wait, (client, printer)).await
 }
 
 fn describe(plan: &CapturePlanView) -> String {

@@ -157,20 +157,8 @@ pub(in crate::cli) async fn deploy(
         }
         answer => answer?,
     };
-    let Some(job) = answer.job else {
-        printer.result(&answer, |answer| describe(&answer.plan, printer));
-        return Ok(Exit::Ok);
-    };
-    if !printer.is_json() {
-        printer.talk(&describe(&answer.plan, printer));
-    }
-    match wait {
-        Wait::No => {
-            printer.result(&answer, |_| format!("job {job}"));
-            Ok(Exit::Ok)
-        }
-        Wait::Yes { limit } => watch::job(job, limit, client, printer).await,
-    }
+    let plan = describe(&answer.plan, printer);
+    watch::planned(&answer, answer.job, plan, wait, (client, printer)).await
 }
 
 pub(in crate::cli) async fn boot(
@@ -182,13 +170,7 @@ pub(in crate::cli) async fn boot(
     let Boot { nodes, slot, timeout: timeout_seconds, .. } = command;
     let request = BootRequest { nodes: nodes.names().collect(), slot, timeout_seconds };
     let answer: BootAnswer = client.post("/boots", &request).await?;
-    match wait {
-        Wait::No => {
-            printer.result(&answer, |answer| format!("job {}", answer.job));
-            Ok(Exit::Ok)
-        }
-        Wait::Yes { limit } => watch::job(answer.job, limit, client, printer).await,
-    }
+    watch::ordered(&answer, answer.job, wait, (client, printer)).await
 }
 
 fn authorized_keys(file: Option<&Path>) -> anyhow::Result<Vec<AuthorizedKey>> {

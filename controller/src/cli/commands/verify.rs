@@ -51,20 +51,8 @@ pub(in crate::cli) async fn verify(
         dry_run: command.dry_run,
     };
     let answer: VerifyAnswer = client.post("/verifications", &request).await?;
-    let Some(job) = answer.job else {
-        printer.result(&answer, describe);
-        return Ok(Exit::Ok);
-    };
-    if !printer.is_json() {
-        printer.talk(&describe(&answer));
-    }
-    match wait {
-        Wait::No => {
-            printer.result(&answer, |_| format!("job {job}"));
-            Ok(Exit::Ok)
-        }
-        Wait::Yes { limit } => watch::job(job, limit, client, printer).await,
-    }
+    let plan = describe(&answer);
+    watch::planned(&answer, answer.job, plan, wait, (client, printer)).await
 }
 
 fn describe(answer: &VerifyAnswer) -> String {
