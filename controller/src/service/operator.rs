@@ -272,6 +272,9 @@ impl Service {
 
     async fn node_view(&self, core: &Core, record: &NodeRecord) -> Result<NodeView, Refusal> {
         let reason = match &record.state {
+            NodeState::Ready if record.inventory.is_none() => {
+                Some("approved, and about to tell what it is made of".to_owned())
+            }
             NodeState::Ready => None,
             NodeState::New => {
                 Some(format!("approve it with `metalcast node approve {}`", record.name))

@@ -87,7 +87,8 @@ pub(in crate::cli) async fn run(
         Command::Approve(Names { nodes }) => {
             let approve = async |node: &str| {
                 let node: NodeView = client.post(&format!("{}/approve", path(node)), &()).await?;
-                printer.talk(&format!("{} is {}", node.name, node.state));
+                let reason = node.reason.as_ref().map_or_else(String::new, |it| format!(": {it}"));
+                printer.talk(&format!("{} is {}{reason}", node.name, node.state));
                 Ok(node)
             };
             return super::each(&names(nodes), printer, approve).await;

@@ -35,6 +35,18 @@ async fn a_new_machine_registers_and_waits_for_approval() {
 }
 
 #[tokio::test]
+async fn an_approval_may_come_before_the_inventory() {
+    let rig = Rig::new().await;
+    rig.netboot(&Machine::new(1), 1).await.1.unwrap();
+    let node = rig.service.node("node1").await.unwrap();
+    assert_eq!(node.state, "registering");
+    assert!(node.reason.unwrap().contains("approve it"));
+    let node = rig.service.approve("node1", "tester").await.unwrap();
+    assert_eq!(node.state, "registering");
+    assert!(node.reason.unwrap().contains("approved"));
+}
+
+#[tokio::test]
 async fn a_policy_may_approve() {
     let rig = Rig::with(|config| config.replace("[nodes]", "[nodes]\napprove = \"auto\"")).await;
     rig.agent(&Machine::new(1)).await;
