@@ -46,6 +46,7 @@ pub use capture::{Begun, Fault, Sending, Uploader};
 pub use compare::FetchLeft;
 pub use context::{Cancel, Context, FetchPacked, Keep, Machine, PackedFile, Report, StepLog};
 pub use plan::SlotAddress;
+pub use pump::workers;
 pub use source::{ChunkSource, Closed, Delivery, DiskSource, Loss, Request, Sink, Wanted};
 pub use whole_disk::deploy_disk;
 

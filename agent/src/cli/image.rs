@@ -1,6 +1,7 @@
 //! One partition of an image in a directory, a piece at a time: a revision of ours, or whatever
 //! Clonezilla has saved.
 
+use crate::task::workers;
 use anyhow::{Context, bail};
 use clap::Args;
 use metalcast_formats::{
@@ -26,9 +27,6 @@ pub(super) const PAGES_FILE: &str = "metalcast.pages";
 
 /// Room for the signature around a root.
 const SIGNED_BYTES: usize = MAX_ROOT_BYTES + 1024;
-
-/// Threads that unpack a revision's chunks: with the one that writes they keep two processors busy.
-const UNPACKERS: usize = 2;
 
 /// Which image.
 #[derive(Debug, Args)]
@@ -155,16 +153,19 @@ fn base_name(path: &Path) -> String {
 }
 
 impl Image {
-    /// Hands over all of it, in ascending order, while what comes next is read and unpacked. Each piece
-    /// was held against the image's own checksums.
-    pub(super) fn each(self, take: impl FnMut(Piece) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    /// Hands over all of it, from several threads at a time and in no order, while what comes next is read. Each
+    /// piece was held against the image's own checksums.
+    pub(super) fn each(
+        self,
+        work: impl Fn(Piece) -> anyhow::Result<()> + Sync,
+    ) -> anyhow::Result<()> {
         match self.source {
             Source::Revision { partition, pages, frames } => {
                 let frames = Frames { partition: &partition, pages, frames };
-                each_of_revision(&frames, take)
+                each_of_revision(&frames, work)
             }
             Source::Clonezilla { chunks, block_bytes } => {
-                each_of_clonezilla(chunks, block_bytes, take)
+                each_of_clonezilla(chunks, block_bytes, work)
             }
         }
     }
@@ -172,7 +173,7 @@ impl Image {
 
 fn each_of_revision(
     frames: &Frames<'_>,
-    mut take: impl FnMut(Piece) -> anyhow::Result<()>,
+    work: impl Fn(Piece) -> anyhow::Result<()> + Sync,
 ) -> anyhow::Result<()> {
     let partition = frames.partition;
     let mut numbers = 0..partition.pages.len();
@@ -186,13 +187,13 @@ fn each_of_revision(
             page = frames.page(number)?.chunks.into_iter();
         }
     };
-    let unpack = |(chunk, frame): (Chunk, Vec<u8>)| -> anyhow::Result<Piece> {
+    let unpack = |(chunk, frame): (Chunk, Vec<u8>)| -> anyhow::Result<()> {
         let data = chunk::open(&frame, &chunk, partition)?;
         let (start, block_bytes) = (partition.range_start(&chunk), partition.block_bytes);
-        Ok(Piece { start, block_bytes, runs: chunk.runs, data })
+        work(Piece { start, block_bytes, runs: chunk.runs, data })
     };
-    let (read, taken) = pipeline::run(UNPACKERS, next, || unpack, |piece| take(piece?));
-    taken?;
+    let (read, worked) = pipeline::run(workers(), next, || unpack, |outcome| outcome);
+    worked?;
     read
 }
 
@@ -200,18 +201,15 @@ fn each_of_revision(
 fn each_of_clonezilla(
     mut chunks: Chunks<Box<dyn Read + Send>>,
     block_bytes: u32,
-    mut take: impl FnMut(Piece) -> anyhow::Result<()>,
+    work: impl Fn(Piece) -> anyhow::Result<()> + Sync,
 ) -> anyhow::Result<()> {
     let range = u64::from(chunks.chunk_blocks()) * u64::from(block_bytes);
-    let (read, taken) = pipeline::run(
-        1,
-        || chunks.next_chunk(),
-        || |chunk| chunk,
-        |PlainChunk { index, runs, data }| {
-            take(Piece { start: u64::from(index) * range, block_bytes, runs, data })
-        },
-    );
-    taken?;
+    let work = |PlainChunk { index, runs, data }| {
+        work(Piece { start: u64::from(index) * range, block_bytes, runs, data })
+    };
+    let (read, worked) =
+        pipeline::run(workers(), || chunks.next_chunk(), || work, |outcome| outcome);
+    worked?;
     read.context("reading the image")?;
     chunks.finish().context("reading the image's end")
 }

@@ -1,11 +1,17 @@
 //! Whether a partition or file holds what an image has in it.
 
-use super::{image::ImageArgs, print};
+use super::{
+    image::{ImageArgs, Piece},
+    print,
+};
 use crate::disk::Device;
 use anyhow::{bail, ensure};
 use clap::Args;
 use metalcast_shared::hash::Hash;
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
 
 /// Differing ranges that are named; more are only counted.
 const NAMED: usize = 8;
@@ -20,6 +26,25 @@ pub(super) struct Verify {
     with: PathBuf,
 }
 
+/// What came of it so far.
+#[derive(Default)]
+struct Compared {
+    bytes: usize,
+    ranges: u64,
+    /// First bytes of the ranges that differ.
+    wrong: Vec<u64>,
+}
+
+impl Compared {
+    fn add(&mut self, piece: &Piece, is_same: bool) {
+        self.bytes += piece.data.len();
+        self.ranges += 1;
+        if !is_same {
+            self.wrong.push(piece.start);
+        }
+    }
+}
+
 impl Verify {
     pub(super) fn run(&self) -> anyhow::Result<()> {
         let image = self.image.open()?;
@@ -32,15 +57,15 @@ impl Verify {
             image.device_bytes
         );
         let (name, partition) = (image.name.clone(), &self.image.partition);
-        let (mut bytes, mut ranges, mut wrong) = (0, 0u64, Vec::new());
+        let compared = Mutex::new(Compared::default());
         image.each(|piece| {
-            ranges += 1;
-            bytes += piece.data.len() as u64;
-            if device.whole().hash(piece.extents())? != Hash::of(&piece.data) {
-                wrong.push(piece.start);
-            }
+            let is_same = device.whole().hash(piece.extents())? == Hash::of(&piece.data);
+            compared.lock().unwrap_or_else(PoisonError::into_inner).add(&piece, is_same);
             Ok(())
         })?;
+        let compared = compared.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Compared { bytes, ranges, mut wrong } = compared;
+        wrong.sort_unstable();
         if wrong.is_empty() {
             print(&format!("{with} holds all {bytes} bytes of {partition} of {name}"));
             return Ok(());

@@ -5,6 +5,10 @@ use super::image::{Image, Piece};
 use crate::disk::{Device, MIB, Window};
 use anyhow::ensure;
 use metalcast_shared::hash::Hash;
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 /// Whether what was written is read back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,53 +34,62 @@ pub(super) fn write(
     read_back: ReadBack,
     adapt: &dyn Fn(&mut [u8]),
 ) -> anyhow::Result<u64> {
-    let mut writer = Writer { device, target, read_back, written: Vec::new(), bytes: 0 };
+    let writer = Writer {
+        device,
+        target,
+        read_back,
+        first: Mutex::default(),
+        written: Mutex::default(),
+        bytes: AtomicU64::new(0),
+    };
     target.zero_at(0, target.bytes().min(MIB))?;
     device.flush()?;
-    let mut first = Vec::new();
-    image.each(|mut piece| {
+    image.each(|piece| match piece.start < MIB {
+        true => {
+            lock(&writer.first).push(piece);
+            Ok(())
+        }
+        false => writer.write(&piece),
+    })?;
+    writer.complete()?;
+    for mut piece in lock(&writer.first).drain(..) {
         if piece.extents().next().is_some_and(|(at, _)| at == 0) {
             adapt(&mut piece.data);
         }
-        if piece.start < MIB {
-            first.push(piece);
-            return Ok(());
-        }
-        writer.write(&piece)
-    })?;
-    writer.complete()?;
-    for piece in first {
         writer.write(&piece)?;
     }
     writer.complete()?;
-    Ok(writer.bytes)
+    Ok(writer.bytes.into_inner())
 }
 
 struct Writer<'w> {
     device: &'w Device<'w>,
     target: Window<'w>,
     read_back: ReadBack,
+    /// What is written when all else is on the disk.
+    first: Mutex<Vec<Piece>>,
     /// What was written since it was last looked at.
-    written: Vec<Written>,
-    bytes: u64,
+    written: Mutex<Vec<Written>>,
+    bytes: AtomicU64,
 }
 
 impl Writer<'_> {
-    fn write(&mut self, piece: &Piece) -> anyhow::Result<()> {
+    /// From any thread.
+    fn write(&self, piece: &Piece) -> anyhow::Result<()> {
         self.target.write_extents(piece.extents(), &piece.data)?;
-        self.bytes += piece.data.len() as u64;
+        self.bytes.fetch_add(piece.data.len() as u64, Ordering::Relaxed);
         if self.read_back == ReadBack::Compare {
             let (extents, hash) = (piece.extents().collect(), Hash::of(&piece.data));
-            self.written.push(Written { extents, hash });
+            lock(&self.written).push(Written { extents, hash });
         }
         Ok(())
     }
 
     /// All that was written is on the disk, and what it should be.
-    fn complete(&mut self) -> anyhow::Result<()> {
+    fn complete(&self) -> anyhow::Result<()> {
         self.device.flush()?;
         self.device.drop_caches()?;
-        for Written { extents, hash } in self.written.drain(..) {
+        for Written { extents, hash } in lock(&self.written).drain(..) {
             let at = extents.first().map_or(0, |(at, _)| *at);
             let back = self.target.hash(extents.into_iter())?;
             ensure!(
@@ -87,4 +100,8 @@ impl Writer<'_> {
         }
         Ok(())
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -39,7 +39,8 @@ const WORKERS: RangeInclusive<usize> = 2..=4;
 /// How often a request to stop is looked for while nothing arrives.
 const CANCEL_POLL: Duration = Duration::from_millis(200);
 
-fn workers() -> usize {
+/// How many of them this machine gets.
+pub fn workers() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     (processors + 1).clamp(*WORKERS.start(), *WORKERS.end())
 }
