@@ -57,7 +57,7 @@ use crate::{
 use archive::Archive;
 use metalcast_shared::{
     event::{Step, TaskEvent},
-    to_agent::{Capture, CompareSlot, Deploy, SelectSlot},
+    to_agent::{Capture, Compare, Deploy, SelectSlot},
 };
 use plan::{Image, Target};
 use restore::Restore;
@@ -99,7 +99,7 @@ pub fn deploy(
     let reports = step(context, Step::FixUp, |log| fix_up::run(&system, &target, unique, log))?;
     step(context, Step::BootCode, |log| boot_code::run(image.family, &target, log))?;
     // Before it is active: what is cut off until then is simply done again.
-    step(context, Step::Record, |log| compare::record(&image, &target, source, log))?;
+    step(context, Step::Record, |log| compare::record_slot(&image, &target, source, log))?;
     step(context, Step::Activate, |log| {
         activate::run(&target, log)?;
         note_memory(log);
@@ -166,18 +166,18 @@ pub fn capture(
     Ok(())
 }
 
-/// Compares what is in a slot with what a deploy put there. `fetch` gets what the deploy left.
+/// Compares what is in a slot or on a disk with what a deploy put there. `fetch` gets what the deploy left.
 pub fn compare(
-    order: &CompareSlot,
+    order: &Compare,
     manifest_key: &[u8],
-    source: &dyn ChunkSource,
+    source: &dyn DiskSource,
     fetch: &FetchLeft<'_>,
     context: &Context<'_>,
 ) -> Result<(), Stopped> {
     let held = step(context, Step::CheckDisk, |log| compare::check(order, manifest_key, log))?;
     let surveyed = step(context, Step::Survey, |log| compare::survey(order, &held, fetch, log))?;
     let comparison =
-        step(context, Step::Compare, |log| compare::run(&held, surveyed, source, log))?;
+        step(context, Step::Compare, |log| compare::run(order, &held, surveyed, source, log))?;
     context.event(TaskEvent::Compared { comparison: Box::new(comparison) });
     context.event(TaskEvent::Done { reports: false });
     Ok(())

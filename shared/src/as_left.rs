@@ -1,4 +1,4 @@
-//! What a deploy left in a slot, and how what is there now compares with it.
+//! What a deploy left in a slot or on a whole disk, and how what is there now compares with it.
 //!
 //! ```text
 //! image's chunks ── a deploy adapts ──> AsLeft: the chunks that are not the image's any more
@@ -9,13 +9,16 @@
 //!
 //! Only used blocks count: what a filesystem counts as free may change at any time.
 
+mod comparison;
+
+pub use comparison::{Change, Comparison, MAX_PLACES, MAX_RANGES, MAX_TEXT, Place, Range, Ranges};
+
 use crate::{
     codec::{self, CodecError},
     hash::Hash,
     manifest::{MAX_BLOCK_BYTES, Partition, Run},
 };
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
 /// Most bytes of an encoded [`AsLeft`]: of a filesystem of 150 GB that was made anew, in chunks of 1 MiB.
 pub const MAX_AS_LEFT_BYTES: u32 = 8 << 20;
@@ -24,18 +27,53 @@ pub const MAX_AS_LEFT_BYTES: u32 = 8 << 20;
 /// is only known that something in them changed.
 pub const MAX_PRINTS: usize = 1 << 17;
 
-/// Ranges of each kind that a [`Comparison`] names; more are only counted.
-pub const MAX_RANGES: usize = 64;
+/// Most partitions in an [`AsLeft`].
+pub const MAX_LEFT_PARTITIONS: usize = 256;
 
-/// Kinds of places that a [`Comparison`] tells apart, and remarks that it makes.
-pub const MAX_PLACES: usize = 16;
+/// Most areas outside of partitions in an [`AsLeft`]: one for each partition's boot record, and a few.
+pub const MAX_AREAS: usize = MAX_LEFT_PARTITIONS + 16;
 
-/// Most characters of a text in a [`Comparison`].
-pub const MAX_TEXT: usize = 400;
+/// Most bytes of such an area.
+pub const MAX_AREA_BYTES: u32 = 32 << 20;
 
-/// What a deploy left in a slot, as far as it is not what the image has there.
+/// What a deploy left.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AsLeft {
+    /// What lies outside of the partitions of a whole disk: its tables and boot code. Nothing for a slot.
+    pub areas: Vec<Area>,
+    /// A slot, or the partitions of a whole disk, in ascending order of their number.
+    pub partitions: Vec<LeftPartition>,
+}
+
+/// Bytes of a disk that are no partition's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Area {
+    /// The first, from the start of the disk.
+    pub start: u64,
+    /// How many.
+    pub bytes: u32,
+    /// Their hash.
+    pub hash: Hash,
+}
+
+/// What a deploy left in a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftPartition {
+    /// Its number on the disk.
+    pub number: u16,
+    /// The image's partition that was put there.
+    pub partition: String,
+    /// Its first byte, from the start of the disk.
+    pub start: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Its used blocks, if that is known: otherwise all that is not the image's counts as drift.
+    pub blocks: Option<LeftBlocks>,
+}
+
+/// The used blocks of a partition, as far as they are not what the image has there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftBlocks {
     /// Size of a block in bytes.
     pub block_bytes: u32,
     /// Blocks of the filesystem.
@@ -91,6 +129,26 @@ impl AsLeft {
         Ok(left)
     }
 
+    fn check(&self) -> Result<(), &'static str> {
+        if self.areas.len() > MAX_AREAS || self.partitions.len() > MAX_LEFT_PARTITIONS {
+            return Err("more partitions than a disk has");
+        }
+        if self.areas.iter().any(|area| area.bytes > MAX_AREA_BYTES) {
+            return Err("a boot area larger than any");
+        }
+        if !self.partitions.is_sorted_by(|a, b| a.number < b.number) {
+            return Err("partitions out of order");
+        }
+        let ends = self.areas.iter().map(|area| area.start.checked_add(area.bytes.into()));
+        let others = self.partitions.iter().map(|one| one.start.checked_add(one.bytes));
+        if ends.chain(others).any(|end| end.is_none()) {
+            return Err("a place that no disk has");
+        }
+        self.partitions.iter().filter_map(|one| one.blocks.as_ref()).try_for_each(LeftBlocks::check)
+    }
+}
+
+impl LeftBlocks {
     /// Blocks that a chunk covers.
     pub fn chunk_blocks(&self) -> u32 {
         Partition::chunk_blocks_for(self.block_bytes)
@@ -135,129 +193,6 @@ impl AsLeft {
             return Err("not one print for each block");
         }
         Ok(())
-    }
-}
-
-/// How what is in a slot compares with what a deploy left there. All sizes are of used blocks.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Comparison {
-    /// Whether it was known what the deploy left; otherwise all that is not the image's is drift.
-    pub has_as_left: bool,
-    /// Bytes that are the image's.
-    pub image_bytes: u64,
-    /// Bytes that are as the deploy left them, but not the image's: its fix-ups, a filesystem that it made or
-    /// that grew.
-    pub left: Ranges,
-    /// Bytes that are neither.
-    pub drift: Ranges,
-    /// What the drift lies in, largest first.
-    pub places: Vec<Place>,
-    /// What else is to be known of the comparison, a line each.
-    pub remarks: Vec<String>,
-}
-
-/// Ranges of a partition.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ranges {
-    /// Bytes in all of them.
-    pub bytes: u64,
-    /// How many there are.
-    pub count: u64,
-    /// The first of them, at most [`MAX_RANGES`].
-    pub first: Vec<Range>,
-}
-
-/// A range of a partition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Range {
-    /// Its first byte, from the start of the partition.
-    pub start: u64,
-    /// Its length.
-    pub bytes: u64,
-    /// What became of it.
-    pub change: Change,
-    /// What lives there.
-    pub place: String,
-}
-
-/// What became of a range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Change {
-    /// Its content is another.
-    Changed,
-    /// It was free and is in use now.
-    New,
-    /// It was in use and is free now.
-    Freed,
-}
-
-/// Something that lives on a partition, and how much of it is meant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
-    /// What.
-    pub what: String,
-    /// How much.
-    pub bytes: u64,
-}
-
-impl Comparison {
-    /// Whether there is drift.
-    pub fn has_drift(&self) -> bool {
-        self.drift.count > 0
-    }
-
-    /// Cuts what is longer than it may be: for what came over the network.
-    pub fn bounded(mut self) -> Self {
-        for ranges in [&mut self.left, &mut self.drift] {
-            ranges.first.truncate(MAX_RANGES);
-            ranges.first.iter_mut().for_each(|range| cut(&mut range.place));
-        }
-        self.places.truncate(MAX_PLACES);
-        self.places.iter_mut().for_each(|place| cut(&mut place.what));
-        self.remarks.truncate(MAX_PLACES);
-        self.remarks.iter_mut().for_each(cut);
-        self
-    }
-}
-
-/// Shortens a text, and takes out what would do more on a terminal than be read.
-fn cut(text: &mut String) {
-    if text.len() > MAX_TEXT || text.chars().any(char::is_control) {
-        *text = text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect();
-    }
-}
-
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Changed => "changed",
-            Self::New => "new",
-            Self::Freed => "freed",
-        })
-    }
-}
-
-impl fmt::Display for Range {
-    /// `bytes 4096..8192: changed, directories and files`
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = self.start.saturating_add(self.bytes);
-        write!(f, "bytes {}..{end}: {}, {}", self.start, self.change, self.place)
-    }
-}
-
-impl fmt::Display for Comparison {
-    /// In one line: `as it was left: 30000 bytes of the image, 4096 of the deploy`
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.drift.count, self.has_as_left) {
-            (0, true) => f.write_str("as the deploy left it")?,
-            (0, false) => f.write_str("as in the image")?,
-            (count, _) => {
-                let s = if count == 1 { "" } else { "s" };
-                write!(f, "drift: {} bytes in {count} range{s}", self.drift.bytes)?;
-            }
-        }
-        write!(f, "; {} bytes of the image, {} of the deploy", self.image_bytes, self.left.bytes)
     }
 }
 

@@ -99,8 +99,8 @@ pub enum Work {
     Capture(Box<Capture>),
     /// Make a whole disk that of an image.
     DeployDisk(Box<DeployDisk>),
-    /// Compare what is in a slot with what was put there.
-    Compare(Box<CompareSlot>),
+    /// Compare what is in a slot or on a disk with what was put there.
+    Compare(Box<Compare>),
 }
 
 /// Put one partition of an image into a slot.
@@ -216,23 +216,35 @@ pub struct Capture {
     pub tar: bool,
 }
 
-/// Compare what is in a slot, which is only read, with what a deploy put there.
+/// Compare what is in a slot or on a disk, which is only read, with what a deploy put there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CompareSlot {
+pub struct Compare {
     /// The revision that was put there.
     pub image: Revision,
     /// Its signed root.
     pub manifest: SignedManifest,
-    /// Which of its partitions.
-    pub partition: String,
     /// The disk.
     pub disk: DiskSelector,
-    /// The scheme that it must have.
-    pub layout: Layout,
-    /// The slot.
-    pub slot: u16,
+    /// What of it.
+    pub source: CompareSource,
     /// The encoded [`crate::as_left::AsLeft`], if it is known what the deploy left.
     pub as_left: Option<Packed>,
+}
+
+/// What of a disk is compared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CompareSource {
+    /// A slot.
+    Slot {
+        /// The scheme that the disk must have.
+        layout: Layout,
+        /// The slot.
+        slot: u16,
+        /// The image's partition that was put there.
+        partition: String,
+    },
+    /// All of it that the deploy made: tables, boot code and the content of partitions.
+    Disk,
 }
 
 /// Something that the controller gives out, by its length and hash.
@@ -349,6 +361,7 @@ const DEPLOY_DISK: &[Step] = &[
     Step::Grow,
     Step::FixUp,
     Step::BootCode,
+    Step::Record,
 ];
 
 impl Work {

@@ -61,7 +61,7 @@ pub enum Open {
         /// Its name.
         name: String,
     },
-    /// Hand over what a deploy left in its slot; the answer is a [`crate::to_agent::RecordReply`].
+    /// Hand over what a deploy left; the answer is a [`crate::to_agent::RecordReply`].
     Record {
         /// Which task.
         task: TaskId,
@@ -69,7 +69,7 @@ pub enum Open {
         /// [`crate::as_left::MAX_AS_LEFT_BYTES`].
         bytes: u32,
     },
-    /// Ask for what a deploy left in the slot that a task compares; the answer is a
+    /// Ask for what a deploy left of what a task compares; the answer is a
     /// [`crate::to_agent::BundleReply`].
     AsLeft {
         /// Which task.

@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not recognised as tests")]
 
 use metalcast_shared::{
-    as_left::{AsLeft, Change, Comparison, LeftChunk, Place, Range, Ranges},
+    as_left::{
+        Area, AsLeft, Change, Comparison, LeftBlocks, LeftChunk, LeftPartition, Place, Range,
+        Ranges,
+    },
     boot::{BootConfig, EnrolmentToken, ReportConfig, ReportToken, SystemReport},
     codec,
     disk::{Content, Disk, DiskSelector},
@@ -19,9 +22,9 @@ use metalcast_shared::{
     manifest::{Chunk, Manifest, Page, PageRef, Partition, Run, SignedManifest},
     post_install::PostInstall,
     to_agent::{
-        BundleReply, Capture, CaptureSource, ChunkHeader, CompareSlot, Deploy, DeployDisk,
-        EnrolReply, FixUp, Overwrite, Packed, PageReply, Placed, RecordReply, SelectSlot, Standing,
-        Task, ToAgent, Work,
+        BundleReply, Capture, CaptureSource, ChunkHeader, Compare, CompareSource, Deploy,
+        DeployDisk, EnrolReply, FixUp, Overwrite, Packed, PageReply, Placed, RecordReply,
+        SelectSlot, Standing, Task, ToAgent, Work,
     },
     to_controller::{Enrol, Hello, LogLevel, Open, Phase, ToController},
     upload::{Survey, SurveyPartition, UploadPart, UploadPosition, UploadReply},
@@ -128,16 +131,34 @@ fn deploy() -> Deploy {
     }
 }
 
-fn compare() -> CompareSlot {
+fn compare() -> Compare {
     let Deploy { image, manifest, partition, disk, layout, slot, .. } = deploy();
     let as_left = Some(Packed { bytes: 300, hash: Hash([8; 32]) });
-    CompareSlot { image, manifest, partition, disk, layout, slot, as_left }
+    Compare {
+        image,
+        manifest,
+        disk,
+        source: CompareSource::Slot { layout, slot, partition },
+        as_left,
+    }
 }
 
 fn as_left() -> AsLeft {
     let runs = vec![Run { start: 0, count: 2 }];
     let chunk = LeftChunk { index: 3, runs, hash: Hash([1; 32]), prints: vec![1, 1 << 40] };
-    AsLeft { block_bytes: 4096, total_blocks: 2600, is_new: false, chunks: vec![chunk] }
+    let blocks =
+        LeftBlocks { block_bytes: 4096, total_blocks: 2600, is_new: false, chunks: vec![chunk] };
+    let partition = |blocks| LeftPartition {
+        number: 5,
+        partition: "sda1".into(),
+        start: 1 << 20,
+        bytes: 1 << 30,
+        blocks,
+    };
+    AsLeft {
+        areas: vec![Area { start: 0, bytes: 512, hash: Hash([2; 32]) }],
+        partitions: vec![partition(Some(blocks)), partition(None)],
+    }
 }
 
 fn comparison() -> Comparison {
@@ -348,6 +369,9 @@ fn to_agent(book: &mut Book) {
     }
     let work = Work::Compare(Box::new(compare()));
     book.add("task.compare", &ToAgent::Task(Box::new(Task { id: task(), work })));
+    let of_disk = Compare { source: CompareSource::Disk, as_left: None, ..compare() };
+    let work = Work::Compare(Box::new(of_disk));
+    book.add("task.compare.disk", &ToAgent::Task(Box::new(Task { id: task(), work })));
     book.add("record.kept", &RecordReply::Kept);
     book.add("record.refused", &RecordReply::Refused { reason: "r".into() });
     book.add("ack", &ToAgent::Ack { task: task(), number: 300 });
@@ -390,7 +414,7 @@ fn messages_have_the_bytes_of_their_version() {
     to_agent(&mut book);
     upload(&mut book);
     stored(&mut book);
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v6.txt");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v7.txt");
     if std::env::var_os("METALCAST_BLESS").is_some() {
         std::fs::write(&file, &book.0).unwrap();
     }

@@ -196,11 +196,8 @@ impl Run {
                 task::deploy(deploy, &self.identity.manifest_key, &source, &context)
             }
             Work::Compare(order) => {
-                let source = QuicSource::new(
-                    line.clone(),
-                    self.runtime.clone(),
-                    (order.image.clone(), order.partition.clone()),
-                );
+                let (runtime, revision) = (self.runtime.clone(), order.image.clone());
+                let source = QuicDisk { line: line.clone(), runtime, revision };
                 let fetch = |packed| self.runtime.block_on(line.as_left(*id, packed));
                 let key = &self.identity.manifest_key;
                 task::compare(order, key, &source, &fetch, &context)

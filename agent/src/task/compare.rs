@@ -1,66 +1,75 @@
-//! What is in a slot, against the image and what a deploy left: a step of the deploy remembers what is
-//! not the image's any more, and a task of its own compares later. The slot is only read.
+//! What is in a slot or on a disk, against the image and what a deploy left: a step of the deploy remembers
+//! what is not the image's any more, and a task of its own compares later. The disk is only read.
 //!
 //! ```text
 //! deploy  ... -> record:  used blocks that are not the image's -> AsLeft, kept by the controller
-//! compare check-disk (held) -> survey (which blocks are used) -> compare -> Comparison
+//! compare check-disk (held) -> survey (what the deploy left) -> compare -> Comparison
 //! ```
 
+mod areas;
 mod blocks;
+mod place;
 mod record;
 mod spots;
 mod tally;
 
-pub(super) use record::run as record;
+pub(super) use record::{LeftPart, disk as record_disk, slot as record_slot};
 
-use super::{ChunkSource, StepLog, capture, note_memory, plan::manifest_of, readers};
+use super::{DiskSource, StepLog, capture, check_disk, note_memory, plan::manifest_of};
 use crate::disk::Device;
 use anyhow::{Context as _, bail, ensure};
-use metalcast_formats::{
-    capture::Source,
-    region::Region,
-    used::{self, Places, UsedMap},
-};
 use metalcast_shared::{
-    as_left::{AsLeft, Comparison},
-    manifest::Partition,
-    to_agent::{Capture, CaptureSource, CompareSlot, Packed},
+    as_left::{Area, AsLeft, Comparison, LeftBlocks, LeftPartition},
+    manifest::{Manifest, Partition},
+    to_agent::{Capture, CaptureSource, Compare, CompareSource, Packed},
 };
-use spots::{FromImage, Slot, Spot};
-use tally::Tally;
+use place::Place;
+use spots::Slot;
 
 /// Gets what a deploy left from the controller.
 pub type FetchLeft<'f> = dyn Fn(Packed) -> anyhow::Result<Vec<u8>> + 'f;
 
-/// A slot that is held, with what is known of it.
+/// A disk that is held, and what was put there.
 pub(super) struct Held {
-    source: Source<Device<'static>>,
-    partition: Partition,
+    device: Device<'static>,
+    manifest: Manifest,
+    /// First byte and length of the slot, if one is compared.
+    slot: Option<(u64, u64)>,
 }
 
-/// What a slot is compared with, and what is used of it.
+/// What is compared.
 pub(super) struct Surveyed {
-    left: Option<AsLeft>,
-    map: Option<UsedMap>,
-    places: Option<Places>,
-    remarks: Vec<String>,
+    areas: Vec<Area>,
+    parts: Vec<Part>,
+    is_known: bool,
 }
 
-/// Step `check-disk`: finds the disk, which must have the layout, and holds it.
+/// A slot, or a partition of a disk.
+struct Part {
+    partition: Partition,
+    start: u64,
+    bytes: u64,
+    left: Option<LeftBlocks>,
+}
+
+/// Step `check-disk`: finds the disk and holds it.
 pub(super) fn check(
-    order: &CompareSlot,
+    order: &Compare,
     manifest_key: &[u8],
     log: &StepLog<'_>,
 ) -> anyhow::Result<Held> {
     let manifest = manifest_of(&order.image, &order.manifest, manifest_key)?;
-    let partition = manifest.partition(&order.partition).cloned();
-    let partition = partition
-        .with_context(|| format!("{} has no partition {}", order.image, order.partition))?;
-    let (layout, slot) = (order.layout.clone(), order.slot);
+    let CompareSource::Slot { layout, slot, .. } = &order.source else {
+        let (disk, path) = check_disk::find(&order.disk, log)?;
+        let device = Device::hold_to_read(&path)
+            .context("it must not change while it is compared: end what uses it")?;
+        check_disk::same_size(&disk, &device)?;
+        return Ok(Held { device, manifest, slot: None });
+    };
     let source = capture::check(
         &Capture {
             disk: order.disk.clone(),
-            source: CaptureSource::Slot { layout, slot },
+            source: CaptureSource::Slot { layout: layout.clone(), slot: *slot },
             name: format!("slot{slot}"),
             force: false,
             raw: false,
@@ -68,114 +77,125 @@ pub(super) fn check(
         },
         log,
     )?;
-    Ok(Held { source, partition })
+    let slot = source.partitions.first().map(|part| (part.start, part.bytes));
+    Ok(Held { device: source.medium, manifest, slot })
 }
 
-/// Step `survey`: which blocks are used, and what the deploy left.
+/// Step `survey`: what the deploy left, and where.
 pub(super) fn survey(
-    order: &CompareSlot,
+    order: &Compare,
     held: &Held,
     fetch: &FetchLeft<'_>,
     log: &StepLog<'_>,
 ) -> anyhow::Result<Surveyed> {
-    let partition = &held.partition;
-    let mut remarks = Vec::new();
     let left = match order.as_left {
-        Some(packed) => {
-            let left = AsLeft::decode(&fetch(packed).context("what the deploy left")?)?;
-            let fits = left.is_new || left.block_bytes == partition.block_bytes;
-            ensure!(fits, "what the deploy left has blocks of another size than the image");
-            log.note(format!("the deploy left {} chunks that differ", left.chunks.len()));
-            Some(left)
+        Some(packed) => AsLeft::decode(&fetch(packed).context("what the deploy left")?)?,
+        None => AsLeft::default(),
+    };
+    let is_known = order.as_left.is_some();
+    let AsLeft { areas, partitions } = left;
+    let parts = match (&order.source, held.slot) {
+        (CompareSource::Slot { slot, partition, .. }, Some((start, bytes))) => {
+            let left = partitions.into_iter().find(|one| one.number == *slot);
+            let left = left.filter(|left| left.partition == *partition);
+            vec![held.part(partition, (start, bytes), left.and_then(|left| left.blocks))?]
         }
-        None if partition.is_archive() => {
-            bail!(
+        _ => {
+            ensure!(is_known, "it is not known what the deploy left on the disk: deploy it again");
+            let part = |left: LeftPartition| {
+                held.part(&left.partition, (left.start, left.bytes), left.blocks)
+            };
+            partitions.into_iter().map(part).collect::<anyhow::Result<_>>()?
+        }
+    };
+    for Part { partition, left, .. } in &parts {
+        match left {
+            Some(left) => log.note(format!(
+                "the deploy left {} chunks of {} that differ",
+                left.chunks.len(),
+                partition.name
+            )),
+            None if partition.is_archive() => bail!(
                 "it is not known what the deploy left, and of a tar archive nothing lies in a place of \
                  its own: deploy it again, and that is remembered"
-            );
+            ),
+            None => {}
         }
-        None => {
-            remarks.push(
-                "it is not known what the deploy left: its fix-ups count as drift".to_owned(),
-            );
-            None
-        }
-    };
-    let block_bytes = left.as_ref().map_or(partition.block_bytes, |left| left.block_bytes);
-    let (start, bytes) = held.place();
-    let mut region = Region::new(&held.source.medium, start, bytes);
-    let map = match used::read(&mut region, bytes) {
-        Ok(map) if map.block_bytes == block_bytes => {
-            let name = map.program;
-            log.note(format!("{name}, {} MiB of {} are used", map.used_bytes() >> 20, bytes >> 20));
-            remarks.extend(map.unclean.iter().map(|why| {
-                format!("{name}: {why}; what it says of its blocks may not be the latest")
-            }));
-            Some(map)
-        }
-        Ok(map) => {
-            let (name, has) = (map.program, map.block_bytes);
-            remarks.push(format!("another filesystem is there ({name}, blocks of {has} bytes)"));
-            None
-        }
-        Err(error) => {
-            remarks.push(format!("{:#}", anyhow::Error::from(error)));
-            None
-        }
-    };
-    let places = map.as_ref().and_then(|_| used::places(&mut region, bytes).ok().flatten());
-    remarks.iter().for_each(|remark| log.note(remark));
-    Ok(Surveyed { left, map, places, remarks })
+    }
+    Ok(Surveyed { areas, parts, is_known })
 }
 
 /// Step `compare`: reads all that is, or was, in use.
 pub(super) fn run(
+    order: &Compare,
     held: &Held,
-    surveyed: Surveyed,
-    source: &dyn ChunkSource,
+    Surveyed { areas, parts, is_known }: Surveyed,
+    source: &dyn DiskSource,
     log: &StepLog<'_>,
 ) -> anyhow::Result<Comparison> {
-    held.source.medium.drop_caches()?;
-    let (start, bytes) = held.place();
-    let Surveyed { left, map, places, remarks } = surveyed;
-    let is_new = left.as_ref().is_some_and(|left| left.is_new);
-    let image = (!is_new).then_some(FromImage { partition: &held.partition, source });
-    let place = held.source.medium.window(start, bytes)?;
-    let slot = Slot::new(place, image, map.as_ref(), left.as_ref())?;
-    let mut tally = Tally::new(slot.block_bytes, places.as_ref());
-    let total = slot.used_bytes();
-    let mut done = 0;
-    slot.each_batch(&mut |batch| {
-        let (mut found, mut unequal) = (Vec::new(), Vec::new());
-        let is_equal = |spot: &Spot<'_>| slot.is_as_expected(spot);
-        readers::each(batch.spots, is_equal, |spot, is_equal| {
-            log.check_cancel()?;
-            done += slot.bytes_of(spot);
-            log.progress(done, total, 0);
-            match is_equal && !spot.is_of_both() {
-                true => found.extend(slot.all_of(spot)),
-                false => unequal.push(spot),
-            }
-            Ok(())
-        })?;
-        found.extend(blocks::compare(&slot, batch, &unequal, log)?);
-        found.sort_unstable_by_key(|found| found.first);
-        found.into_iter().for_each(|found| tally.add(found));
-        Ok(())
-    })?;
-    let comparison = tally.end(left.is_some(), remarks);
-    log.note(comparison.to_string());
-    comparison.drift.first.iter().take(NAMED).for_each(|range| log.note(range.to_string()));
+    held.device.drop_caches()?;
+    let mut all = areas::compare(&areas, &held.device, log)?;
+    all.has_as_left = is_known;
+    let mut progress = Progress::of(parts.iter().map(|part| &part.partition));
+    for part in parts {
+        let of_part = Place::of(&held.device, &part, log)?.compare(
+            &part,
+            &*source.partition(&part.partition.name),
+            &mut progress,
+            log,
+        )?;
+        match order.source {
+            CompareSource::Slot { .. } => all = of_part,
+            CompareSource::Disk => all.add(&part.partition.name, part.start, of_part),
+        }
+    }
+    log.note(all.to_string());
+    all.drift.first.iter().take(NAMED).for_each(|range| log.note(range.to_string()));
     note_memory(log);
-    Ok(comparison)
+    Ok(all)
 }
 
 /// Ranges that are noted; the comparison itself has more.
 const NAMED: usize = 8;
 
+/// Bytes that were read, and that will be as far as it is known: of partitions that were not looked at yet, what
+/// the image has of them.
+#[derive(Default)]
+struct Progress {
+    done: u64,
+    total: u64,
+}
+
+impl Progress {
+    fn of<'p>(partitions: impl Iterator<Item = &'p Partition>) -> Self {
+        Self { done: 0, total: partitions.map(Partition::used_bytes).sum() }
+    }
+
+    /// How much of a partition is used is known now.
+    fn correct(&mut self, partition: &Partition, slot: &Slot<'_>) {
+        self.total = self.total.saturating_sub(partition.used_bytes()) + slot.used_bytes();
+    }
+
+    fn add(&mut self, bytes: u64, log: &StepLog<'_>) {
+        self.done += bytes;
+        log.progress(self.done, self.total, 0);
+    }
+}
+
 impl Held {
-    /// Where the slot is on its disk, and how long.
-    fn place(&self) -> (u64, u64) {
-        self.source.partitions.first().map_or((0, 0), |part| (part.start, part.bytes))
+    fn part(
+        &self,
+        name: &str,
+        (start, bytes): (u64, u64),
+        left: Option<LeftBlocks>,
+    ) -> anyhow::Result<Part> {
+        let partition = self.manifest.partition(name).cloned();
+        let partition = partition
+            .with_context(|| format!("{} has no partition {name}", self.manifest.revision))?;
+        let fits = left
+            .as_ref()
+            .is_none_or(|left| left.is_new || left.block_bytes == partition.block_bytes);
+        ensure!(fits, "what the deploy left has blocks of another size than the image");
+        Ok(Part { partition, start, bytes, left })
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! old tables zeroed, new table, boot code blank -> swap -> chunks -> read back -> first MiB of each
 //!   partition (-> ids) -> grow -> adapt the systems -> first MiB of the ESP (-> its id) -> gap ->
-//!   the MBR's code
+//!   the MBR's code -> what was left is remembered
 //! ```
 //!
 //! Wherever it ends before the last two, neither BIOS nor UEFI firmware finds anything to start.
@@ -13,6 +13,7 @@ mod check;
 mod fresh_ids;
 mod names;
 mod ntfs;
+mod record;
 mod systems;
 mod table;
 
@@ -79,7 +80,10 @@ pub fn deploy_disk(
         if let Some(renewal) = &renewal {
             renewal.run_on_esp(&target, log)?;
         }
-        boot::run(&image, &target, source, log)?;
+        boot::run(&image, &target, source, log)
+    })?;
+    step(context, Step::Record, |log| {
+        record::run(&image, &target, source, log)?;
         note_memory(log);
         Ok(())
     })?;

@@ -23,7 +23,7 @@ mod disk;
 mod tests;
 
 pub use capture::{CaptureAsk, CapturePlan, Wanted, capture};
-pub use disk::{DiskAsk, WholeDiskPlan, whole_disk};
+pub use disk::{DiskAsk, WholeDiskPlan, deployed_disk, whole_disk};
 
 /// How far a slot's deployment came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -220,6 +220,12 @@ pub enum PlanError {
         /// The sectors that it needs.
         sector_bytes: u32,
         /// What is there.
+        found: String,
+    },
+    /// No disk is one that we deployed as a whole.
+    #[error("no whole disk was deployed completely; deploy one first (there: {found})")]
+    NothingWhole {
+        /// What was looked at.
         found: String,
     },
     /// Nothing of ours is there.

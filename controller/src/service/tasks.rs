@@ -19,7 +19,7 @@ use metalcast_shared::{
     id::{NodeId, Revision, TaskId},
     manifest::{Manifest, SignedManifest},
     to_agent::{
-        Capture, CompareSlot, Deploy, DeployDisk, FixUp, Overwrite, SelectSlot, Task, ToAgent,
+        Capture, Compare, Deploy, DeployDisk, FixUp, Overwrite, SelectSlot, Task, ToAgent,
         Work as WireWork,
     },
 };
@@ -166,17 +166,10 @@ impl Service {
             Work::SelectSlot { disk, layout, slot } => {
                 Ok(WireWork::SelectSlot(SelectSlot { disk, layout, slot }))
             }
-            Work::Compare { image, partition, disk, layout, slot, as_left, .. } => {
+            Work::Compare { image, disk, source, as_left, .. } => {
                 let manifest = self.signed_manifest(core, &image).await?;
-                Ok(WireWork::Compare(Box::new(CompareSlot {
-                    image,
-                    manifest,
-                    partition,
-                    disk,
-                    layout,
-                    slot,
-                    as_left,
-                })))
+                let compare = Compare { image, manifest, disk, source, as_left };
+                Ok(WireWork::Compare(Box::new(compare)))
             }
             Work::Capture { disk, source, name, force, raw, tar, .. } => {
                 Ok(WireWork::Capture(Box::new(Capture { disk, source, name, force, raw, tar })))

@@ -224,9 +224,16 @@ pub struct CapturePlanView {
 pub struct VerifyRequest {
     /// Names of nodes.
     pub nodes: Vec<String>,
-    /// The slot.
-    pub slot: u16,
-    /// Partition of the image, where it has several and it is not known which was deployed.
+    /// The slot; or else the whole disk.
+    #[serde(default)]
+    pub slot: Option<u16>,
+    /// Whether a disk that was deployed as a whole is compared.
+    #[serde(default)]
+    pub whole_disk: bool,
+    /// Serial or WWN of that disk, where a node has several.
+    #[serde(default)]
+    pub disk: Option<String>,
+    /// Partition of the image, where it has several and it is not known which was deployed; for a slot only.
     #[serde(default)]
     pub partition: Option<String>,
     /// How long nodes may take to netboot.
@@ -240,8 +247,8 @@ pub struct VerifyRequest {
 /// Answer to a [`VerifyRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyAnswer {
-    /// The slot.
-    pub slot: u16,
+    /// The slot, or else the whole disk.
+    pub slot: Option<u16>,
     /// What is, or would be, compared on each node.
     pub plan: Vec<VerifyPlanView>,
     /// The job; `None` for a dry run.
@@ -257,10 +264,10 @@ pub struct VerifyPlanView {
     pub online: bool,
     /// The disk, with model, serial and size.
     pub disk: String,
-    /// What was put into the slot.
+    /// What was put there.
     pub image: Revision,
-    /// Which of its partitions.
-    pub partition: String,
+    /// Which of its partitions, for a slot.
+    pub partition: Option<String>,
     /// Whether its system was started since, so that drift is to be expected.
     pub has_reported: bool,
     /// Whether it is known what the deploy left; otherwise its fix-ups count as drift.

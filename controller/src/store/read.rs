@@ -346,6 +346,20 @@ impl Store {
         row.map(|row| Ok((text(&row, "partition")?, row.try_get("encoded")?))).transpose()
     }
 
+    /// What a deploy left on a whole disk, encoded; if that is known.
+    pub async fn disk_as_left(
+        &self,
+        node: NodeId,
+        disk: &str,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let row = sqlx::query("SELECT encoded FROM disks_as_left WHERE node = $1 AND disk = $2")
+            .bind(node.to_string())
+            .bind(disk)
+            .fetch_optional(&self.readers)
+            .await?;
+        row.map(|row| Ok(row.try_get("encoded")?)).transpose()
+    }
+
     /// Disks of a node that we deployed as a whole.
     pub async fn whole_disks(&self, node: NodeId) -> Result<Vec<DiskUse>, StoreError> {
         let rows = sqlx::query("SELECT * FROM whole_disks WHERE node = $1 ORDER BY disk")

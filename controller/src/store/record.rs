@@ -15,7 +15,7 @@ use metalcast_shared::{
     id::{BootId, ImageName, JobId, Mac, NodeId, Revision},
     inventory::{Fingerprint, Inventory},
     layout::Layout,
-    to_agent::{CaptureSource, Overwrite, Packed},
+    to_agent::{CaptureSource, CompareSource, Overwrite, Packed},
     to_controller::LogLevel,
     whole_disk::TableId,
 };
@@ -120,8 +120,8 @@ pub enum JobSpec {
     },
     /// Compare a slot of nodes with what was put there.
     Verify {
-        /// The slot.
-        slot: u16,
+        /// The slot, or else the whole disk.
+        slot: Option<u16>,
     },
     /// Put an image onto a whole disk of nodes.
     DeployDisk {
@@ -136,7 +136,8 @@ impl fmt::Display for JobSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Deploy { image, slot, .. } => write!(f, "deploy {image} to slot {slot}"),
-            Self::Verify { slot } => write!(f, "verify slot {slot}"),
+            Self::Verify { slot: Some(slot) } => write!(f, "verify slot {slot}"),
+            Self::Verify { slot: None } => f.write_str("verify the whole disk"),
             Self::Boot { slot } => write!(f, "boot slot {slot}"),
             Self::Capture { image, source: CaptureSource::Slot { slot, .. }, .. } => {
                 write!(f, "capture slot {slot} as {image}")
@@ -232,18 +233,14 @@ pub enum Work {
         /// The revision, once it is in the store.
         saved: Option<Revision>,
     },
-    /// Compare what is in a slot with what was put there.
+    /// Compare what is in a slot or on a disk with what was put there.
     Compare {
         /// What was put there.
         image: Revision,
-        /// Its partition.
-        partition: String,
         /// The disk.
         disk: DiskSelector,
-        /// The scheme that it must have.
-        layout: Layout,
-        /// The slot.
-        slot: u16,
+        /// What of it.
+        source: CompareSource,
         /// What the deploy left, if that is known.
         as_left: Option<Packed>,
         /// What was found, once it was compared.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::jobs::{
     node::NodeState,
-    plan::{SlotStage, SlotUse},
+    plan::{DiskUse, SlotStage, SlotUse},
     task::{Finish, Life, TaskState},
 };
 use metalcast_shared::{
@@ -9,11 +9,12 @@ use metalcast_shared::{
     event::{Step, TaskEvent},
     fix_up::Adaptation,
     hash::Hash,
-    id::{BootId, JobId, Mac, NodeId},
+    id::{BootId, JobId, Mac, NodeId, Revision},
     inventory::{Fingerprint, Inventory},
     layout::Layout,
     to_agent::Overwrite,
     to_controller::LogLevel,
+    whole_disk::TableId,
 };
 use uuid::Uuid;
 
@@ -263,6 +264,55 @@ async fn a_new_table_makes_the_slots_of_other_layouts_forgotten() {
     let forget = Change::ForgetOtherLayouts { node, disk: "A".into(), layout: layout() };
     store.apply(&[forget]).await.unwrap();
     assert_eq!(store.slots(node).await.unwrap(), [old[0].clone(), old[2].clone()]);
+}
+
+#[tokio::test]
+async fn what_was_left_is_known_until_something_else_is_written_there() {
+    let (_dir, store) = store().await;
+    let owner = node("node1", &[1]);
+    let (node, image): (_, Revision) = (owner.id, "lab/debian@1".parse().unwrap());
+    let slot = |stage| {
+        let (disk, image) = ("A".to_owned(), image.clone());
+        let used = SlotUse { disk, slot: 5, layout: layout(), image, stage, at_unix_ms: 5 };
+        Change::Slot { node, used }
+    };
+    let whole = |stage| {
+        let (disk, image) = ("B".to_owned(), image.clone());
+        let used = DiskUse { disk, table: TableId::Mbr(7), image, stage, at_unix_ms: 5 };
+        Change::WholeDisk { node, used }
+    };
+    let left = |encoded: &[u8]| {
+        let (partition, encoded) = ("sda1".to_owned(), encoded.to_vec());
+        Change::AsLeft { node, disk: "A".into(), slot: 5, partition, encoded }
+    };
+    let disk_left =
+        |encoded: &[u8]| Change::DiskAsLeft { node, disk: "B".into(), encoded: encoded.to_vec() };
+    assert!(store.apply(&[left(b"1")]).await.is_err(), "nothing of ours is there");
+    assert!(store.apply(&[disk_left(b"1")]).await.is_err(), "nothing of ours is there");
+
+    let both = [slot(SlotStage::Writing), whole(SlotStage::Writing)];
+    store.apply(&[Change::Node(Box::new(owner))]).await.unwrap();
+    store.apply(&both).await.unwrap();
+    for encoded in [b"1", b"2"] {
+        store.apply(&[left(encoded), disk_left(encoded)]).await.unwrap();
+    }
+    store.apply(&[slot(SlotStage::Confirmed), whole(SlotStage::Confirmed)]).await.unwrap();
+    let known = async || {
+        let slot = store.as_left(node, "A", 5).await.unwrap();
+        (slot, store.disk_as_left(node, "B").await.unwrap())
+    };
+    assert_eq!(known().await, (Some(("sda1".into(), b"2".to_vec())), Some(b"2".to_vec())));
+    store.apply(&both).await.unwrap();
+    assert_eq!(known().await, (None, None));
+
+    // A disk that gets a table for slots is no whole one any more, and the other way round.
+    store.apply(&[left(b"3"), disk_left(b"3")]).await.unwrap();
+    let forget = Change::ForgetOtherLayouts { node, disk: "B".into(), layout: layout() };
+    store.apply(&[forget]).await.unwrap();
+    let Change::WholeDisk { mut used, .. } = whole(SlotStage::Writing) else { unreachable!() };
+    used.disk = "A".into();
+    store.apply(&[Change::WholeDisk { node, used }]).await.unwrap();
+    assert_eq!(known().await, (None, None));
 }
 
 #[tokio::test]

@@ -52,6 +52,15 @@ pub enum Change {
         /// The encoded [`metalcast_shared::as_left::AsLeft`].
         encoded: Vec<u8>,
     },
+    /// What a deploy left on a whole disk that is known to be ours.
+    DiskAsLeft {
+        /// The node.
+        node: NodeId,
+        /// The disk, as [`DiskUse::disk`] has it.
+        disk: String,
+        /// The encoded [`metalcast_shared::as_left::AsLeft`].
+        encoded: Vec<u8>,
+    },
     /// What we made of a whole disk of a node; what lay in slots of it is gone.
     WholeDisk {
         /// The node.
@@ -250,6 +259,18 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
             .await?;
             Ok(())
         }
+        Change::DiskAsLeft { node, disk, encoded } => {
+            sqlx::query(
+                "INSERT INTO disks_as_left (node, disk, encoded) VALUES ($1, $2, $3)
+                 ON CONFLICT (node, disk) DO UPDATE SET encoded = $3",
+            )
+            .bind(node.to_string())
+            .bind(disk)
+            .bind(encoded)
+            .execute(db)
+            .await?;
+            Ok(())
+        }
         Change::WholeDisk { node, used } => write_whole_disk(db, *node, used).await,
         Change::ForgetOtherLayouts { node, disk, layout } => {
             sqlx::query("DELETE FROM slots WHERE node = $1 AND disk = $2 AND layout <> $3")
@@ -433,6 +454,14 @@ async fn write_whole_disk(
     node: NodeId,
     used: &DiskUse,
 ) -> Result<(), sqlx::Error> {
+    if used.stage == SlotStage::Writing {
+        // What an earlier deploy left is gone.
+        sqlx::query("DELETE FROM disks_as_left WHERE node = $1 AND disk = $2")
+            .bind(node.to_string())
+            .bind(&used.disk)
+            .execute(&mut *db)
+            .await?;
+    }
     sqlx::query("DELETE FROM slots WHERE node = $1 AND disk = $2")
         .bind(node.to_string())
         .bind(&used.disk)

@@ -3,19 +3,44 @@ use super::*;
 type Spoil = fn(&mut AsLeft);
 
 fn left() -> AsLeft {
+    let of = |number, blocks| LeftPartition {
+        number,
+        partition: format!("sda{number}"),
+        start: u64::from(number) << 30,
+        bytes: 1 << 30,
+        blocks,
+    };
+    let areas = vec![Area { start: 0, bytes: 1 << 20, hash: Hash([2; 32]) }];
+    AsLeft { areas, partitions: vec![of(1, Some(blocks())), of(2, None)] }
+}
+
+fn blocks() -> LeftBlocks {
     let runs = vec![Run { start: 0, count: 2 }, Run { start: 5, count: 1 }];
     let chunk = LeftChunk { index: 3, runs, hash: Hash([1; 32]), prints: vec![1, 2, 3] };
     let freed = LeftChunk { index: 9, runs: vec![], hash: Hash::of(b""), prints: vec![] };
-    AsLeft { block_bytes: 4096, total_blocks: 2600, is_new: false, chunks: vec![chunk, freed] }
+    LeftBlocks { block_bytes: 4096, total_blocks: 2600, is_new: false, chunks: vec![chunk, freed] }
 }
 
 #[test]
 fn what_was_left_is_read_as_it_was_written_unless_it_contradicts_itself() {
     let good = left();
     assert_eq!(AsLeft::decode(&good.encode()).unwrap(), good);
-    assert_eq!(good.chunk(9).unwrap().runs, []);
-    assert!(good.chunk(4).is_none());
-    let spoils: [(&str, Spoil); 8] = [
+    assert_eq!(blocks().chunk(9).unwrap().runs, []);
+    assert!(blocks().chunk(4).is_none());
+    let spoils: [(&str, Spoil); 5] = [
+        ("boot area", |left| left.areas[0].bytes = u32::MAX),
+        ("more partitions", |left| left.areas = vec![left.areas[0]; 999]),
+        ("partitions out of order", |left| left.partitions.swap(0, 1)),
+        ("no disk has", |left| left.partitions[0].start = u64::MAX),
+        ("no disk has", |left| left.areas[0].start = u64::MAX),
+    ];
+    for (what, spoil) in spoils {
+        let mut left = left();
+        spoil(&mut left);
+        let error = AsLeft::decode(&left.encode()).unwrap_err().to_string();
+        assert!(error.contains(what), "{what}: {error}");
+    }
+    let spoils: [(&str, fn(&mut LeftBlocks)); 8] = [
         ("block size", |left| left.block_bytes = 0),
         ("counted", |left| left.total_blocks = u64::MAX),
         ("chunks out of order", |left| left.chunks.swap(0, 1)),
@@ -27,7 +52,7 @@ fn what_was_left_is_read_as_it_was_written_unless_it_contradicts_itself() {
     ];
     for (what, spoil) in spoils {
         let mut left = left();
-        spoil(&mut left);
+        spoil(left.partitions[0].blocks.as_mut().unwrap());
         let error = AsLeft::decode(&left.encode()).unwrap_err().to_string();
         assert!(error.contains(what), "{what}: {error}");
     }
@@ -50,4 +75,27 @@ fn what_an_agent_says_of_a_comparison_is_cut() {
     let short = long.bounded();
     assert!(codec::encode(&short).len() < 80 << 10);
     assert!(!short.drift.first[0].place.contains('\x1b'));
+}
+
+#[test]
+fn partitions_of_a_disk_are_added_up_under_their_names() {
+    let range = Range { start: 4096, bytes: 8192, change: Change::New, place: "journal".into() };
+    let part = Comparison {
+        has_as_left: true,
+        image_bytes: 1 << 20,
+        drift: Ranges { bytes: 8192, count: 1, first: vec![range] },
+        places: vec![Place { what: "journal".into(), bytes: 8192 }],
+        remarks: vec!["not unmounted".into()],
+        ..Comparison::default()
+    };
+    let mut all = Comparison { has_as_left: true, ..Comparison::default() };
+    all.add("sda1", 1 << 20, part.clone());
+    all.add("sda2", 1 << 30, Comparison { has_as_left: false, ..part });
+    assert!(all.has_drift() && !all.has_as_left);
+    assert_eq!((all.image_bytes, all.drift.bytes, all.drift.count), (2 << 20, 16384, 2));
+    let first = all.drift.first[0].to_string();
+    assert_eq!(first, "bytes 1052672..1060864: new, sda1: journal");
+    assert_eq!(all.drift.first[1].start, (1 << 30) + 4096);
+    assert_eq!(all.places[1].what, "sda2: journal");
+    assert_eq!(all.remarks[0], "sda1: not unmounted");
 }

@@ -1,96 +1,196 @@
-//! Step `record` of a deploy to a slot: reads all used blocks once more and hands the controller
-//! what is not the image's.
+//! Step `record` of a deploy: reads all used blocks once more and hands the controller what is not the
+//! image's.
 
-use super::spots::{FromImage, Slot, Spot};
-use crate::task::{
-    ChunkSource, StepLog,
-    plan::{Image, Target},
-    readers,
+use super::{
+    Progress, areas,
+    spots::{FromImage, Slot, Spot},
+};
+use crate::{
+    disk::Device,
+    task::{
+        ChunkSource, StepLog,
+        plan::{Image, Target},
+        readers,
+    },
 };
 use anyhow::{Context, ensure};
-use metalcast_formats::{layout::SECTOR_BYTES, region::Region, used};
+use metalcast_formats::{clonezilla::RAW, layout::SECTOR_BYTES, region::Region, used};
 use metalcast_shared::{
-    as_left::{AsLeft, LeftChunk, MAX_AS_LEFT_BYTES, MAX_PRINTS, print},
+    as_left::{AsLeft, LeftBlocks, LeftChunk, LeftPartition, MAX_AS_LEFT_BYTES, MAX_PRINTS, print},
     hash::Hash,
+    manifest::Partition,
 };
 
 /// Most blocks of a filesystem that is remembered: half a TiB in blocks of 4 KiB. Their map takes 16 MiB,
 /// which a deploy has left.
 const MAX_BLOCKS: u64 = 1 << 27;
 
-/// The system is complete by now: that it is not remembered how it was left does not fail the deploy.
-pub(in crate::task) fn run(
+/// A partition that a deploy has filled.
+pub(in crate::task) struct LeftPart<'p> {
+    /// Its number on the disk.
+    pub(in crate::task) number: u16,
+    /// What was put there.
+    pub(in crate::task) partition: &'p Partition,
+    /// Its first byte on the disk.
+    pub(in crate::task) start: u64,
+    /// Its length in bytes.
+    pub(in crate::task) bytes: u64,
+    /// What the image has in it.
+    pub(in crate::task) source: &'p dyn ChunkSource,
+}
+
+/// What was left in a slot. The system is complete by now: that this is not remembered does not fail the
+/// deploy.
+pub(in crate::task) fn slot(
     image: &Image<'_>,
     target: &Target,
     source: &dyn ChunkSource,
     log: &StepLog<'_>,
 ) -> anyhow::Result<()> {
-    if let Err(error) = remember(image, target, source, log) {
+    let part = LeftPart {
+        number: target.slot.number,
+        partition: image.partition(),
+        start: target.slot.start_lba * SECTOR_BYTES,
+        bytes: target.slot.sectors * SECTOR_BYTES,
+        source,
+    };
+    unless_stopped(log, || remember(&target.open(log)?, &[], &[part], log))
+}
+
+/// The same of a whole disk: of `areas` outside of partitions (first byte and length) too.
+pub(in crate::task) fn disk(
+    device: &Device<'_>,
+    areas: &[(u64, u32)],
+    parts: &[LeftPart<'_>],
+    log: &StepLog<'_>,
+) -> anyhow::Result<()> {
+    unless_stopped(log, || remember(device, areas, parts, log))
+}
+
+fn unless_stopped(
+    log: &StepLog<'_>,
+    remember: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    if let Err(error) = remember() {
         log.check_cancel()?;
-        log.note(format!(
-            "what was left is not remembered, verify will count fix-ups as drift: {error:#}"
-        ));
+        log.note(format!("what was left is not remembered: {error:#}"));
     }
     Ok(())
 }
 
 fn remember(
-    image: &Image<'_>,
-    target: &Target,
-    source: &dyn ChunkSource,
+    device: &Device<'_>,
+    areas: &[(u64, u32)],
+    parts: &[LeftPart<'_>],
     log: &StepLog<'_>,
 ) -> anyhow::Result<()> {
     let keep = log.keep().context("there is no controller that would")?;
-    let device = target.open(log)?;
-    let start = target.slot.start_lba * SECTOR_BYTES;
-    let bytes = target.slot.sectors * SECTOR_BYTES;
-    let least = if image.partition().is_archive() { 4096 } else { image.partition().block_bytes };
-    ensure!(
-        bytes / u64::from(least) <= MAX_BLOCKS,
-        "filesystems of more than {MAX_BLOCKS} blocks are too large for that"
-    );
-    let map = used::read(&mut Region::new(&device, start, bytes), bytes)?;
-    ensure!(map.unclean.is_empty(), "{}", map.unclean.join("; "));
-    let partition = image.partition();
-    let is_new = partition.is_archive() || map.block_bytes != partition.block_bytes;
-    let of_image = (!is_new).then_some(FromImage { partition, source });
-    let slot = Slot::new(target.slot(&device)?, of_image, Some(&map), None)?;
-    let (block_bytes, total_blocks) = (map.block_bytes, map.used.blocks());
-    let mut left = AsLeft { block_bytes, total_blocks, is_new, chunks: Vec::new() };
-    let (mut done, total, mut size, mut prints) = (0, slot.used_bytes(), 0, 0);
-    slot.each_batch(&mut |batch| {
-        readers::each(
-            batch.spots,
-            |spot| differing(&slot, spot),
-            |spot, differing| {
+    device.drop_caches()?;
+    let areas = areas.iter().map(|(start, bytes)| areas::look(device, *start, *bytes));
+    let mut left = AsLeft { areas: areas.collect::<anyhow::Result<_>>()?, partitions: Vec::new() };
+    let progress = Progress::of(parts.iter().map(|part| part.partition));
+    let mut account = Account { progress, ..Account::default() };
+    for part in parts {
+        let blocks = match account.blocks(device, part, log) {
+            Ok(blocks) => Some(blocks),
+            Err(error) => {
                 log.check_cancel()?;
-                done += slot.bytes_of(spot);
-                log.progress(done, total, 0);
-                let Some(mut chunk) = differing else { return Ok(()) };
-                prints += chunk.prints.len();
-                if prints > MAX_PRINTS {
-                    chunk.prints = Vec::new();
-                }
-                size += encoded_bytes(&chunk);
-                ensure!(
-                    size <= MAX_AS_LEFT_BYTES as usize,
-                    "more than {MAX_AS_LEFT_BYTES} bytes would be needed for it"
-                );
-                left.chunks.push(chunk);
-                Ok(())
-            },
-        )
-    })?;
-    left.chunks.sort_unstable_by_key(|chunk| chunk.index);
+                log.note(format!(
+                    "how {} was left is not remembered, verify will count fix-ups as drift: {error:#}",
+                    part.partition.name
+                ));
+                None
+            }
+        };
+        let LeftPart { number, partition, start, bytes, .. } = *part;
+        let partition = partition.name.clone();
+        left.partitions.push(LeftPartition { number, partition, start, bytes, blocks });
+    }
+    if left.areas.is_empty() && left.partitions.iter().all(|one| one.blocks.is_none()) {
+        return Ok(());
+    }
+    left.partitions.sort_unstable_by_key(|one| one.number);
     let encoded = left.encode();
     keep(&encoded)?;
+    let known = left.partitions.iter().filter_map(|one| one.blocks.as_ref());
     log.note(format!(
-        "{done} bytes read; {} of its chunks are not the image's, which takes {} bytes to remember",
-        left.chunks.len(),
+        "{} bytes read; {} of its chunks are not the image's, which takes {} bytes to remember",
+        account.progress.done,
+        known.map(|blocks| blocks.chunks.len()).sum::<usize>(),
         encoded.len()
     ));
     Ok(())
 }
+
+/// What was read and will be sent so far.
+#[derive(Default)]
+struct Account {
+    progress: Progress,
+    size: usize,
+    prints: usize,
+}
+
+impl Account {
+    fn blocks(
+        &mut self,
+        device: &Device<'_>,
+        part: &LeftPart<'_>,
+        log: &StepLog<'_>,
+    ) -> anyhow::Result<LeftBlocks> {
+        let LeftPart { partition, start, bytes, source, .. } = *part;
+        let least = if partition.is_archive() { 4096 } else { partition.block_bytes };
+        ensure!(
+            bytes / u64::from(least) <= MAX_BLOCKS,
+            "filesystems of more than {MAX_BLOCKS} blocks are too large for that"
+        );
+        let map = match partition.filesystem.as_str() {
+            // Of what is no filesystem, the image's blocks are looked at.
+            RAW => None,
+            _ => Some(used::read(&mut Region::new(device, start, bytes), bytes)?),
+        };
+        let unclean = map.as_ref().map_or(&[][..], |map| &map.unclean);
+        ensure!(unclean.is_empty(), "{}", unclean.join("; "));
+        let (block_bytes, total_blocks) =
+            map.as_ref().map_or((partition.block_bytes, partition.total_blocks), |map| {
+                (map.block_bytes, map.used.blocks())
+            });
+        let is_new = partition.is_archive() || block_bytes != partition.block_bytes;
+        let of_image = (!is_new).then_some(FromImage { partition, source });
+        let slot = Slot::new(device.window(start, bytes)?, of_image, map.as_ref(), None)?;
+        self.progress.correct(partition, &slot);
+        let mut left = LeftBlocks { block_bytes, total_blocks, is_new, chunks: Vec::new() };
+        slot.each_batch(&mut |batch| {
+            readers::each(
+                batch.spots,
+                |spot| differing(&slot, spot),
+                |spot, differing| {
+                    log.check_cancel()?;
+                    self.progress.add(slot.bytes_of(spot), log);
+                    left.chunks.extend(differing.map(|chunk| self.take(chunk)).transpose()?);
+                    Ok(())
+                },
+            )
+        })?;
+        left.chunks.sort_unstable_by_key(|chunk| chunk.index);
+        Ok(left)
+    }
+
+    fn take(&mut self, mut chunk: LeftChunk) -> anyhow::Result<LeftChunk> {
+        self.prints += chunk.prints.len();
+        if self.prints > MAX_PRINTS {
+            chunk.prints = Vec::new();
+        }
+        self.size += encoded_bytes(&chunk);
+        ensure!(
+            self.size <= MAX_AS_LEFT_BYTES as usize - REST_BYTES,
+            "more than {MAX_AS_LEFT_BYTES} bytes would be needed for it"
+        );
+        Ok(chunk)
+    }
+}
+
+/// Room for areas and the names of partitions.
+const REST_BYTES: usize = 256 << 10;
 
 /// What is in a range, unless it is what the image has there.
 fn differing(slot: &Slot<'_>, spot: &Spot<'_>) -> anyhow::Result<Option<LeftChunk>> {

@@ -7,7 +7,7 @@ use crate::{
 };
 use metalcast_formats::used::UsedMap;
 use metalcast_shared::{
-    as_left::{AsLeft, LeftChunk},
+    as_left::{LeftBlocks, LeftChunk},
     hash::Hash,
     manifest::{Chunk, Page, Partition, Run},
 };
@@ -28,7 +28,7 @@ pub(super) struct Slot<'s> {
     place: Window<'s>,
     pub(super) image: Option<FromImage<'s>>,
     map: Option<&'s UsedMap>,
-    left: Option<&'s AsLeft>,
+    left: Option<&'s LeftBlocks>,
     pub(super) block_bytes: u32,
     chunk_blocks: u32,
     blocks: u64,
@@ -73,7 +73,7 @@ impl<'s> Slot<'s> {
         place: Window<'s>,
         image: Option<FromImage<'s>>,
         map: Option<&'s UsedMap>,
-        left: Option<&'s AsLeft>,
+        left: Option<&'s LeftBlocks>,
     ) -> anyhow::Result<Self> {
         let known = [
             left.map(|left| (left.block_bytes, left.total_blocks)),

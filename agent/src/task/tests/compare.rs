@@ -4,35 +4,34 @@ use super::{
     filesystems::{small_btrfs, xfs},
     rig::{MIB, Outcome, Rig, TestImage, TestSource, tool},
 };
-use crate::task;
+use crate::task::{self, ChunkSource, DiskSource};
 use metalcast_shared::{
-    as_left::{AsLeft, Change, Comparison, Range},
-    event::TaskEvent,
+    as_left::{AsLeft, Change, Comparison, LeftBlocks, Range},
     fresh::{Fresh, FreshKind},
     hash::Hash,
-    to_agent::{CompareSlot, Overwrite, Packed},
+    to_agent::{Compare, CompareSource, Overwrite, Packed},
+    whole_disk::SideFile,
 };
 use metalcast_sys::mount::{Mount, MsFlags};
 use std::{fs, process::Command};
 
-fn order(rig: &Rig, slot: u16) -> CompareSlot {
+fn order(rig: &Rig, slot: u16) -> Compare {
     let left = rig.left.lock().unwrap();
-    CompareSlot {
+    let (layout, partition) = (rig.layout.clone(), "sda1".into());
+    Compare {
         image: rig.image.revision(),
         manifest: rig.image.signed.clone(),
-        partition: "sda1".into(),
         disk: rig.selector(),
-        layout: rig.layout.clone(),
-        slot,
+        source: CompareSource::Slot { layout, slot, partition },
         as_left: left
             .as_ref()
             .map(|left| Packed { bytes: left.len() as u32, hash: Hash::of(left) }),
     }
 }
 
-fn compare(rig: &Rig, order: &CompareSlot) -> Outcome {
+fn compare(rig: &Rig, order: &Compare) -> Outcome {
     let before = rig.whole_hash();
-    let source = TestSource::new(rig.image.clone());
+    let source = OnlySource(TestSource::new(rig.image.clone()));
     let fetch = |_: Packed| Ok(rig.left.lock().unwrap().clone().unwrap());
     let outcome =
         rig.watch(|_| {}, |context| task::compare(order, &rig.image.key, &source, &fetch, context));
@@ -41,17 +40,28 @@ fn compare(rig: &Rig, order: &CompareSlot) -> Outcome {
     outcome
 }
 
-fn found(rig: &Rig, slot: u16) -> Comparison {
-    let outcome = compare(rig, &order(rig, slot)).expect();
-    let all = outcome.log.iter().find_map(|entry| match entry {
-        super::rig::Entry::Event(TaskEvent::Compared { comparison }) => Some(comparison),
-        _ => None,
-    });
-    (**all.unwrap()).clone()
+/// What a slot's partition is made of, as a disk gives it out.
+struct OnlySource(TestSource);
+
+impl DiskSource for OnlySource {
+    fn partition(&self, name: &str) -> Box<dyn ChunkSource + '_> {
+        assert_eq!(name, "sda1");
+        Box::new(TestSource::new(self.0.image.clone()))
+    }
+
+    fn side_file(&self, file: &SideFile) -> anyhow::Result<Vec<u8>> {
+        panic!("{} is not asked for", file.name)
+    }
 }
 
-fn left(rig: &Rig) -> AsLeft {
-    AsLeft::decode(rig.left.lock().unwrap().as_ref().unwrap()).unwrap()
+fn found(rig: &Rig, slot: u16) -> Comparison {
+    compare(rig, &order(rig, slot)).expect().compared()
+}
+
+fn left(rig: &Rig) -> LeftBlocks {
+    let left = AsLeft::decode(rig.left.lock().unwrap().as_ref().unwrap()).unwrap();
+    assert!(left.areas.is_empty() && left.partitions.len() == 1, "{left:?}");
+    left.partitions[0].blocks.clone().unwrap()
 }
 
 /// Where in the slot a block of a file lies.
@@ -160,7 +170,8 @@ fn what_is_no_filesystem_any_more_is_drift_and_no_failure() {
     assert!(!all.remarks.is_empty(), "{all:#?}");
 
     let mut foreign = order(&rig, 5);
-    foreign.slot = 40;
+    let (layout, partition) = (rig.layout.clone(), "sda1".into());
+    foreign.source = CompareSource::Slot { layout, slot: 40, partition };
     let cause = compare(&rig, &foreign).cause();
     assert_eq!(cause, "check-disk: layout small has no slot 40");
 }

@@ -15,6 +15,7 @@ use metalcast_formats::{
     tar::Packer,
 };
 use metalcast_shared::{
+    as_left::Comparison,
     boot::ReportConfig,
     disk::{Disk, DiskSelector},
     event::{Step, TaskEvent},
@@ -379,6 +380,15 @@ impl Outcome {
 
     pub(crate) fn has_said(&self, event: &TaskEvent) -> bool {
         self.log.iter().any(|entry| matches!(entry, Entry::Event(said) if said == event))
+    }
+
+    /// What a comparison found.
+    pub(crate) fn compared(&self) -> Comparison {
+        let found = self.log.iter().find_map(|entry| match entry {
+            Entry::Event(TaskEvent::Compared { comparison }) => Some((**comparison).clone()),
+            _ => None,
+        });
+        found.unwrap()
     }
 
     pub(crate) fn notes(&self) -> Vec<String> {

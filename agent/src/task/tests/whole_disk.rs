@@ -1,6 +1,7 @@
 //! Whole disks: made by sfdisk and the filesystems' own tools, saved as Clonezilla saves them, deployed,
 //! and judged by those tools again.
 
+mod compare;
 mod fresh_ids;
 mod grow;
 mod refused;

@@ -21,10 +21,16 @@ pub(in crate::cli) struct Verify {
     #[arg(long)]
     nodes: NodeSet,
     /// The slot: its partition number
+    #[arg(long, required_unless_present = "whole_disk", conflicts_with = "whole_disk")]
+    slot: Option<u16>,
+    /// A disk that was deployed as a whole: its table, boot code and all partitions
     #[arg(long)]
-    slot: u16,
+    whole_disk: bool,
+    /// Serial or WWN of that disk, where a node has several
+    #[arg(long, value_name = "SERIAL", requires = "whole_disk")]
+    disk: Option<String>,
     /// Partition of the image, if it has several and it is not known which was deployed
-    #[arg(long)]
+    #[arg(long, conflicts_with = "whole_disk")]
     partition: Option<String>,
     /// Seconds that nodes may take to netboot [default: 1800]
     #[arg(long, value_name = "SECONDS")]
@@ -46,6 +52,8 @@ pub(in crate::cli) async fn verify(
     let request = VerifyRequest {
         nodes: command.nodes.names().collect(),
         slot: command.slot,
+        whole_disk: command.whole_disk,
+        disk: command.disk,
         partition: command.partition,
         timeout_seconds: command.timeout,
         dry_run: command.dry_run,
@@ -58,10 +66,10 @@ pub(in crate::cli) async fn verify(
 fn describe(answer: &VerifyAnswer) -> String {
     let node = |plan: &VerifyPlanView| {
         let state = if plan.online { "connected" } else { "waits for it to netboot" };
-        let mut text = format!(
-            "{} ({state}): slot {} of {}, {} of {}",
-            plan.node, answer.slot, plan.disk, plan.partition, plan.image
-        );
+        let place = answer.slot.map_or("all".to_owned(), |slot| format!("slot {slot}"));
+        let part = plan.partition.as_ref().map_or_else(String::new, |it| format!("{it} of "));
+        let mut text =
+            format!("{} ({state}): {place} of {}, {part}{}", plan.node, plan.disk, plan.image);
         if plan.has_reported {
             text.push_str("; its system was started, which changes journal and logs");
         }

@@ -1,6 +1,6 @@
 //! What the deployment of a whole disk will do, and what would be lost.
 
-use super::{DiskUse, Ours, PlanError, choose, lost_slot};
+use super::{DiskUse, Ours, PlanError, SlotStage, choose, lost_slot};
 use metalcast_formats::whole_disk as tables;
 use metalcast_shared::{
     disk::{Disk, DiskSelector},
@@ -66,6 +66,29 @@ pub fn whole_disk(ask: &DiskAsk<'_>) -> Result<WholeDiskPlan, PlanError> {
     };
     let overwrite = if ask.yes { Overwrite::WholeDisk } else { Overwrite::BlankOnly };
     Ok(WholeDiskPlan { disk: disk.clone(), selector, present, foreign, overwrite })
+}
+
+/// Finds the disk that we deployed as a whole, to compare it.
+///
+/// # Errors
+/// When there is none, or more than one.
+pub fn deployed_disk(
+    inventory: &Inventory,
+    disks: &[DiskUse],
+    wanted: Option<&str>,
+) -> Result<(Disk, DiskSelector, DiskUse), PlanError> {
+    let used = |disk: &Disk| {
+        let name = DiskSelector::of(disk)?.to_string();
+        disks.iter().find(|used| used.disk == name && used.stage != SlotStage::Writing)
+    };
+    let is_ours = |disk: &Disk| match used(disk) {
+        Some(_) => Ok(()),
+        None => Err(PlanError::NothingWhole { found: disk.to_string() }),
+    };
+    let none = |found| PlanError::NothingWhole { found };
+    let (disk, selector) = choose(&inventory.disks, wanted, is_ours, none)?;
+    let found = used(disk).ok_or_else(|| PlanError::NothingWhole { found: disk.to_string() })?;
+    Ok((disk.clone(), selector, found.clone()))
 }
 
 impl WholeDiskPlan {

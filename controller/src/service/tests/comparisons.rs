@@ -4,19 +4,19 @@ use super::{
 };
 use crate::service::{
     Refusal,
-    view::{VerifyAnswer, VerifyRequest},
+    view::{ReportMode, VerifyAnswer, VerifyRequest},
 };
 use metalcast_shared::{
-    as_left::{AsLeft, Change, Comparison, MAX_RANGES, Range, Ranges},
+    as_left::{AsLeft, Change, Comparison, LeftBlocks, LeftPartition, MAX_RANGES, Range, Ranges},
     event::{Step, TaskEvent},
     hash::Hash,
-    to_agent::{CompareSlot, Work},
+    to_agent::{Compare, CompareSource, Work},
 };
 
 impl Rig {
     async fn verify(&self, dry_run: bool) -> Result<VerifyAnswer, Refusal> {
         let nodes = vec!["node1".to_owned()];
-        let request = VerifyRequest { nodes, slot: 5, dry_run, ..VerifyRequest::default() };
+        let request = VerifyRequest { nodes, slot: Some(5), dry_run, ..VerifyRequest::default() };
         self.service.verify(&request, "tester").await
     }
 
@@ -27,10 +27,13 @@ impl Rig {
 }
 
 fn left(total_blocks: u64) -> Vec<u8> {
-    AsLeft { block_bytes: 4096, total_blocks, ..AsLeft::default() }.encode()
+    let blocks = Some(LeftBlocks { block_bytes: 4096, total_blocks, ..LeftBlocks::default() });
+    let (number, partition, start, bytes) = (5, "sda1".to_owned(), 1 << 20, 1 << 30);
+    let partitions = vec![LeftPartition { number, partition, start, bytes, blocks }];
+    AsLeft { partitions, ..AsLeft::default() }.encode()
 }
 
-fn order(agent: &mut Agent) -> CompareSlot {
+fn order(agent: &mut Agent) -> Compare {
     match agent.take_task().work {
         Work::Compare(order) => *order,
         other => panic!("{other:?}"),
@@ -114,4 +117,66 @@ async fn an_agent_that_has_compared_nothing_is_not_done() {
     let view = rig.service.job_state(job).await.unwrap();
     assert_eq!(view.tasks[0].state, "failed");
     assert!(view.tasks[0].cause.as_ref().unwrap().contains("nothing came of it"));
+}
+
+#[tokio::test]
+async fn a_whole_disk_is_compared_as_long_as_it_is_known_what_was_left() {
+    let rig = Rig::with_disk(0x77).await;
+    let deploy = async || {
+        rig.deploy_disk(|request| request.report = ReportMode::None).await.unwrap();
+    };
+    let mut agent = rig.approved(&Machine::new(1)).await;
+    let whole = |dry_run| VerifyRequest {
+        nodes: vec!["node1".to_owned()],
+        whole_disk: true,
+        dry_run,
+        ..VerifyRequest::default()
+    };
+    let verify = async |request: VerifyRequest| rig.service.verify(&request, "tester").await;
+    let refused = verify(whole(true)).await.unwrap_err().to_string();
+    assert!(refused.contains("no whole disk was deployed completely"), "{refused}");
+
+    deploy().await;
+    agent.take_task();
+    agent.step(Step::Partition).await;
+    rig.keep(&agent, left(9)).await.unwrap();
+    agent.event(TaskEvent::Done { reports: false }).await;
+    let machine = agent.vanish().await;
+    rig.boot_event(&machine, TO_DISK).await;
+
+    let plan = verify(whole(true)).await.unwrap();
+    let plan = &plan.plan[0];
+    assert!(plan.has_as_left && plan.partition.is_none(), "{plan:?}");
+    let named = VerifyRequest { disk: Some("nothing".into()), ..whole(true) };
+    assert!(verify(named).await.unwrap_err().to_string().contains("no disk has serial"));
+    for (spoilt, what) in [
+        (VerifyRequest { slot: Some(5), ..whole(true) }, "not both"),
+        (VerifyRequest { whole_disk: false, ..whole(true) }, "a slot, or the whole disk"),
+        (VerifyRequest { partition: Some("sda1".into()), ..whole(true) }, "for a slot only"),
+    ] {
+        let refused = verify(spoilt).await.unwrap_err().to_string();
+        assert!(refused.contains(what), "{refused}");
+    }
+
+    verify(whole(false)).await.unwrap();
+    let mut agent = rig.agent(&machine).await;
+    let order = order(&mut agent);
+    assert_eq!(order.source, CompareSource::Disk);
+    let agent_key = (agent.node, rig.key(agent.node).await);
+    assert_eq!(rig.service.as_left(agent_key, agent.id()).await.unwrap(), left(9));
+    let comparison = Box::new(Comparison { has_as_left: true, ..Comparison::default() });
+    agent.event(TaskEvent::Compared { comparison }).await;
+    agent.event(TaskEvent::Done { reports: false }).await;
+    let machine = agent.vanish().await;
+    rig.boot_event(&machine, TO_DISK).await;
+
+    // What is begun anew is not known.
+    deploy().await;
+    let mut agent = rig.agent(&machine).await;
+    agent.take_task();
+    agent.step(Step::Partition).await;
+    agent.event(TaskEvent::Done { reports: false }).await;
+    rig.boot_event(&agent.vanish().await, TO_DISK).await;
+    let refused = verify(whole(true)).await.unwrap_err().to_string();
+    assert!(refused.contains("it is not known what the deploy of"), "{refused}");
 }

@@ -41,13 +41,13 @@ fn disk_image(signature: u32) -> DiskImage {
 }
 
 impl Rig {
-    async fn with_disk(signature: u32) -> Self {
+    pub(super) async fn with_disk(signature: u32) -> Self {
         let rig = Self::new().await;
         *rig.catalog.disk.lock().unwrap() = Some(disk_image(signature));
         rig
     }
 
-    async fn deploy_disk(
+    pub(super) async fn deploy_disk(
         &self,
         change: impl Fn(&mut DeployRequest),
     ) -> Result<DeployAnswer, Refusal> {
