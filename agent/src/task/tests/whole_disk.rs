@@ -3,6 +3,7 @@
 
 mod fresh_ids;
 mod grow;
+mod partitions;
 mod refused;
 mod source;
 

@@ -1,6 +1,6 @@
 //! What the deployment of a whole disk will do, and what would be lost.
 
-use super::{DiskUse, Ours, PlanError, choose, lost_slot};
+use super::{DiskUse, Ours, PartitionUse, PlanError, SlotUse, choose};
 use metalcast_formats::whole_disk as tables;
 use metalcast_shared::{
     disk::{Disk, DiskSelector},
@@ -58,10 +58,12 @@ pub fn whole_disk(ask: &DiskAsk<'_>) -> Result<WholeDiskPlan, PlanError> {
     let (disk, selector) = choose(&ask.inventory.disks, ask.disk, fits, none)?;
     let name = selector.to_string();
     let slots: Vec<String> =
-        ask.ours.slots.iter().filter(|used| used.disk == name).map(lost_slot).collect();
+        ask.ours.slots.iter().filter(|used| used.disk == name).map(SlotUse::lost).collect();
     let present = ask.ours.disks.iter().find(|used| used.disk == name).cloned();
+    let on_it = ask.ours.partitions.iter().filter(|used| used.disk == name);
     let foreign = match &present {
-        Some(_) => slots,
+        // What was put into its partitions since.
+        Some(_) => slots.into_iter().chain(on_it.map(PartitionUse::lost)).collect(),
         None => disk.contents.iter().map(ToString::to_string).chain(slots).collect(),
     };
     let overwrite = if ask.yes { Overwrite::WholeDisk } else { Overwrite::BlankOnly };
