@@ -5,6 +5,7 @@ mod contents;
 mod disks;
 mod nics;
 mod smbios;
+mod users;
 
 use crate::init::Cmdline;
 use metalcast_shared::disk::Disk;

@@ -8,7 +8,8 @@
 //!   -> what was left is remembered
 //! ```
 //!
-//! A whole disk is made by [`deploy_disk`], with the same steps where they are the same.
+//! A whole disk is made by [`deploy_disk`], partitions that a disk has are filled by
+//! [`deploy_partitions`], with the same steps where they are the same.
 //!
 //! Everything here is blocking; the network is behind [`ChunkSource`]. One file per step; [`by_hand`]
 //! takes single ones.
@@ -16,6 +17,7 @@
 mod activate;
 mod archive;
 mod boot_code;
+mod boot_sector;
 mod bundles;
 pub mod by_hand;
 mod capture;
@@ -29,12 +31,15 @@ mod fix_up;
 mod format;
 mod grow;
 mod partition;
+mod partitions;
 mod plan;
 mod pump;
 mod readers;
 mod restore;
 mod source;
+mod spread;
 mod swap;
+mod systems;
 #[cfg(test)]
 pub(crate) mod tests;
 mod tools;
@@ -45,6 +50,7 @@ mod whole_disk;
 pub use capture::{Begun, Fault, Sending, Uploader};
 pub use compare::FetchLeft;
 pub use context::{Cancel, Context, FetchPacked, Keep, Machine, PackedFile, Report, StepLog};
+pub use partitions::deploy_partitions;
 pub use plan::SlotAddress;
 pub use pump::workers;
 pub use source::{ChunkSource, Closed, Delivery, DiskSource, Loss, Request, Sink, Wanted};

@@ -18,7 +18,11 @@ use crate::{
     hash::Hash,
     manifest::{MAX_BLOCK_BYTES, Partition, Run},
 };
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, SeqAccess, Visitor},
+};
+use std::{fmt, marker::PhantomData};
 
 /// Most bytes of an encoded [`AsLeft`]: of a filesystem of 150 GB that was made anew, in chunks of 1 MiB.
 pub const MAX_AS_LEFT_BYTES: u32 = 8 << 20;
@@ -30,18 +34,21 @@ pub const MAX_PRINTS: usize = 1 << 17;
 /// Most partitions in an [`AsLeft`].
 pub const MAX_LEFT_PARTITIONS: usize = 256;
 
-/// Most areas outside of partitions in an [`AsLeft`]: one for each partition's boot record, and a few.
-pub const MAX_AREAS: usize = MAX_LEFT_PARTITIONS + 16;
+/// Most areas outside of partitions in an [`AsLeft`]: 32 MiB of them.
+pub const MAX_AREAS: usize = 8192;
 
-/// Most bytes of such an area.
-pub const MAX_AREA_BYTES: u32 = 32 << 20;
+/// Most bytes of such an area, so that what changed is named as finely.
+pub const MAX_AREA_BYTES: u32 = 4096;
 
 /// What a deploy left.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AsLeft {
-    /// What lies outside of the partitions of a whole disk: its tables and boot code. Nothing for a slot.
+    /// What lies outside of the partitions of a whole disk, its tables and boot code, in ascending order. Nothing for
+    /// a slot.
+    #[serde(deserialize_with = "at_most::<_, _, MAX_AREAS>")]
     pub areas: Vec<Area>,
     /// A slot, or the partitions of a whole disk, in ascending order of their number.
+    #[serde(deserialize_with = "at_most::<_, _, MAX_LEFT_PARTITIONS>")]
     pub partitions: Vec<LeftPartition>,
 }
 
@@ -130,22 +137,69 @@ impl AsLeft {
     }
 
     fn check(&self) -> Result<(), &'static str> {
-        if self.areas.len() > MAX_AREAS || self.partitions.len() > MAX_LEFT_PARTITIONS {
-            return Err("more partitions than a disk has");
-        }
         if self.areas.iter().any(|area| area.bytes > MAX_AREA_BYTES) {
-            return Err("a boot area larger than any");
+            return Err("an area that is too long");
         }
+        let areas = self.areas.iter().map(|area| (area.start, area.bytes.into()));
+        are_apart(areas).ok_or("areas that meet, or that no disk has")?;
         if !self.partitions.is_sorted_by(|a, b| a.number < b.number) {
             return Err("partitions out of order");
         }
-        let ends = self.areas.iter().map(|area| area.start.checked_add(area.bytes.into()));
-        let others = self.partitions.iter().map(|one| one.start.checked_add(one.bytes));
-        if ends.chain(others).any(|end| end.is_none()) {
-            return Err("a place that no disk has");
+        let mut places: Vec<(u64, u64)> =
+            self.partitions.iter().map(|one| (one.start, one.bytes)).collect();
+        places.sort_unstable();
+        are_apart(places.into_iter()).ok_or("partitions that meet, or that no disk has")?;
+        let mut names: Vec<&str> = self.partitions.iter().map(|one| &*one.partition).collect();
+        names.sort_unstable();
+        if !names.is_sorted_by(|a, b| a < b) {
+            return Err("two partitions of one name");
         }
-        self.partitions.iter().filter_map(|one| one.blocks.as_ref()).try_for_each(LeftBlocks::check)
+        self.partitions.iter().try_for_each(|one| match &one.blocks {
+            Some(blocks) if !blocks.fits(one.bytes) => Err("blocks beyond their partition"),
+            Some(blocks) => blocks.check(),
+            None => Ok(()),
+        })
     }
+}
+
+/// Whether ranges (first byte and length) follow each other.
+fn are_apart(ranges: impl Iterator<Item = (u64, u64)>) -> Option<()> {
+    let mut free_from = 0;
+    for (start, bytes) in ranges {
+        if start < free_from {
+            return None;
+        }
+        free_from = start.checked_add(bytes)?;
+    }
+    Some(())
+}
+
+/// A list of at most `N`: an agent's message cannot make more of it.
+fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const N: usize>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    struct Few<T, const N: usize>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>, const N: usize> Visitor<'de> for Few<T, N> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {N} of them")
+        }
+
+        fn visit_seq<S: SeqAccess<'de>>(self, mut list: S) -> Result<Vec<T>, S::Error> {
+            let mut few = Vec::new();
+            while let Some(one) = list.next_element()? {
+                if few.len() == N {
+                    return Err(S::Error::custom(format_args!("more than {N} of them")));
+                }
+                few.push(one);
+            }
+            Ok(few)
+        }
+    }
+
+    deserializer.deserialize_seq(Few(PhantomData))
 }
 
 impl LeftBlocks {
@@ -158,6 +212,11 @@ impl LeftBlocks {
     pub fn chunk(&self, index: u32) -> Option<&LeftChunk> {
         let at = self.chunks.binary_search_by_key(&index, |chunk| chunk.index).ok()?;
         self.chunks.get(at)
+    }
+
+    fn fits(&self, bytes: u64) -> bool {
+        let end = self.total_blocks.checked_mul(self.block_bytes.into());
+        end.is_some_and(|end| end <= bytes)
     }
 
     fn check(&self) -> Result<(), &'static str> {

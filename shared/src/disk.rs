@@ -1,5 +1,6 @@
 //! Disks: how one is described, and how a job names the one it may write to.
 
+use crate::table::FoundTable;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -26,6 +27,9 @@ pub struct Disk {
     pub transport: Option<String>,
     /// What lies on it, as far as it is recognised; empty for a blank disk.
     pub contents: Vec<Content>,
+    /// Its partition table, if it has one that is whole.
+    #[serde(default)]
+    pub table: Option<FoundTable>,
 }
 
 /// Something recognised on a disk: what would be lost.

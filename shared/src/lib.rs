@@ -20,6 +20,7 @@ pub mod layout;
 pub mod manifest;
 pub mod node_set;
 pub mod post_install;
+pub mod table;
 pub mod to_agent;
 pub mod to_controller;
 pub mod transfer;

@@ -15,6 +15,10 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 
+mod partitions;
+
+pub use partitions::{DeployPartitions, NotPlaced, Placed};
+
 /// Answer on an enrolment stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EnrolReply {
@@ -101,6 +105,8 @@ pub enum Work {
     DeployDisk(Box<DeployDisk>),
     /// Compare what is in a slot or on a disk with what was put there.
     Compare(Box<Compare>),
+    /// Put partitions of an image into partitions of a disk.
+    DeployPartitions(Box<DeployPartitions>),
 }
 
 /// Put one partition of an image into a slot.
@@ -152,15 +158,6 @@ pub struct DeployDisk {
     pub fix_up: FixUp,
     /// What its ids follow from, if they are not to be the image's as in `whole`.
     pub fresh_ids: Option<Seed>,
-}
-
-/// A partition of an image and its place on the disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Placed {
-    /// Number in the table.
-    pub number: u16,
-    /// Its name in the manifest.
-    pub partition: String,
 }
 
 /// What a deploy may destroy: each permission includes those before it. An agent never goes beyond
@@ -233,6 +230,7 @@ pub struct Compare {
 
 /// What of a disk is compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum CompareSource {
     /// A slot.
     Slot {
@@ -364,6 +362,19 @@ const DEPLOY_DISK: &[Step] = &[
     Step::Record,
 ];
 
+/// All steps of [`Work::DeployPartitions`].
+const DEPLOY_PARTITIONS: &[Step] = &[
+    Step::CheckDisk,
+    Step::Clear,
+    Step::Format,
+    Step::Transfer,
+    Step::Verify,
+    Step::FirstBlocks,
+    Step::Grow,
+    Step::FixUp,
+    Step::BootCode,
+];
+
 impl Work {
     /// The steps that the work takes, in order.
     pub fn steps(&self) -> Vec<Step> {
@@ -373,6 +384,7 @@ impl Work {
             Self::Compare(_) => &[Step::CheckDisk, Step::Survey, Step::Compare],
             Self::Capture(_) => &[Step::CheckDisk, Step::Survey, Step::Capture],
             Self::DeployDisk(_) => DEPLOY_DISK,
+            Self::DeployPartitions(_) => DEPLOY_PARTITIONS,
         };
         all.iter().copied().filter(|step| self.takes(*step)).collect()
     }
@@ -382,6 +394,8 @@ impl Work {
         match (step, self) {
             (Step::Grow, Self::Deploy(deploy)) => deploy.grow,
             (Step::Grow, Self::DeployDisk(deploy)) => deploy.grow.is_some(),
+            (Step::Grow, Self::DeployPartitions(deploy)) => !deploy.grow.is_empty(),
+            (Step::Format, Self::DeployPartitions(deploy)) => !deploy.swaps.is_empty(),
             (Step::FreshIds, Self::DeployDisk(deploy)) => deploy.fresh_ids.is_some(),
             _ => true,
         }

@@ -21,14 +21,17 @@ use metalcast_shared::{
     layout::Layout,
     manifest::{Chunk, Manifest, Page, PageRef, Partition, Run, SignedManifest},
     post_install::PostInstall,
+    table::{FoundPartition, FoundTable, PartitionKind},
     to_agent::{
         BundleReply, Capture, CaptureSource, ChunkHeader, Compare, CompareSource, Deploy,
-        DeployDisk, EnrolReply, FixUp, Overwrite, Packed, PageReply, Placed, RecordReply,
-        SelectSlot, Standing, Task, ToAgent, Work,
+        DeployDisk, DeployPartitions, EnrolReply, FixUp, Overwrite, Packed, PageReply, Placed,
+        RecordReply, SelectSlot, Standing, Task, ToAgent, Work,
     },
     to_controller::{Enrol, Hello, LogLevel, Open, Phase, ToController},
     upload::{Survey, SurveyPartition, UploadPart, UploadPosition, UploadReply},
-    whole_disk::{BootCode, DiskTable, GptPartition, MbrPartition, SideFile, Swap, WholeDisk},
+    whole_disk::{
+        BootCode, DiskTable, GptPartition, MbrPartition, SideFile, Swap, TableId, WholeDisk,
+    },
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{fmt::Debug, fmt::Write, path::Path};
@@ -62,7 +65,23 @@ fn disk() -> Disk {
         rotational: true,
         transport: Some("virtio".into()),
         contents: vec![Content { partition: Some(5), what: "ext4".into(), bytes: 1 << 30 }],
+        table: Some(table()),
     }
+}
+
+fn table() -> FoundTable {
+    let part = |number, kind, in_use| FoundPartition {
+        number,
+        start_bytes: 1 << 20,
+        bytes: 1 << 30,
+        kind,
+        in_use,
+    };
+    let partitions = vec![
+        part(1, PartitionKind::Mbr(7), None),
+        part(5, PartitionKind::Gpt(Uuid::from_u128(3)), Some("mounted".into())),
+    ];
+    FoundTable { id: TableId::Mbr(0x1234_5678), partitions }
 }
 
 fn selector() -> DiskSelector {
@@ -213,6 +232,21 @@ fn deploy_disk(table: DiskTable) -> DeployDisk {
         grow: Some(1),
         fix_up,
         fresh_ids: Some(Seed(Uuid::from_u128(10))),
+    }
+}
+
+fn deploy_partitions() -> DeployPartitions {
+    let DeployDisk { image, manifest, partitions, disk, whole, fix_up, .. } = deploy_disk(mbr());
+    DeployPartitions {
+        image,
+        manifest,
+        partitions,
+        swaps: whole.swaps,
+        disk,
+        table: table(),
+        overwrite: Overwrite::AnySlot,
+        grow: vec![1, 300],
+        fix_up,
     }
 }
 
@@ -367,6 +401,8 @@ fn to_agent(book: &mut Book) {
         let task = ToAgent::Task(Box::new(Task { id: task(), work }));
         book.add(&format!("task.deploy-disk.{name}"), &task);
     }
+    let work = Work::DeployPartitions(Box::new(deploy_partitions()));
+    book.add("task.deploy-partitions", &ToAgent::Task(Box::new(Task { id: task(), work })));
     let work = Work::Compare(Box::new(compare()));
     book.add("task.compare", &ToAgent::Task(Box::new(Task { id: task(), work })));
     let of_disk = Compare { source: CompareSource::Disk, as_left: None, ..compare() };

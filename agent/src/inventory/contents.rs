@@ -1,10 +1,12 @@
-//! What lies on a disk, so that an operator sees what a job would destroy.
+//! What lies on a disk, and its partition table, so that an operator sees what a job would destroy.
 //!
 //! Partitions are those that the kernel knows; each is looked at in its first and last MiB.
 
-use super::number;
+use super::{number, users::Users};
 use metalcast_formats::probe::{Contents, probe};
+use metalcast_formats::whole_disk;
 use metalcast_shared::disk::{Content, Disk};
+use metalcast_shared::table::FoundTable;
 use metalcast_sys::block::SECTOR_BYTES;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -19,27 +21,32 @@ const EXTENDED_SECTORS: u64 = 8;
 /// More partitions of one disk are not looked at: each costs two MiB of reading.
 const PARTITION_LIMIT: usize = 256;
 
+/// What a look at a disk finds: everything recognised, and the table.
+type Seen = (Vec<Content>, Option<FoundTable>);
+
 /// Disks that a look has not come back from yet.
 static LOOKED_AT: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// The disks with what is on them, all looked at at the same time and at most for `limit`.
 pub(super) fn of_all(disks: Vec<Disk>, sys: &Path, dev: &Path, limit: Duration) -> Vec<Disk> {
-    let looks: Vec<(Disk, Option<Receiver<Vec<Content>>>)> =
+    let looks: Vec<(Disk, Option<Receiver<Seen>>)> =
         disks.into_iter().map(|disk| (disk.clone(), begin(&disk.name, sys, dev))).collect();
     let deadline = Instant::now() + limit;
-    let finish = |(disk, look): (Disk, Option<Receiver<Vec<Content>>>)| {
+    let finish = |(disk, look): (Disk, Option<Receiver<Seen>>)| {
         let left = deadline.saturating_duration_since(Instant::now());
-        let contents = look.and_then(|look| look.recv_timeout(left).ok()).unwrap_or_else(|| {
+        let seen = look.and_then(|look| look.recv_timeout(left).ok());
+        let (contents, table) = seen.unwrap_or_else(|| {
             tracing::warn!("disk {} does not answer within {limit:?}", disk.name);
-            vec![Content { partition: None, what: "does not answer".into(), bytes: disk.bytes }]
+            let what = "does not answer".into();
+            (vec![Content { partition: None, what, bytes: disk.bytes }], None)
         });
-        Disk { contents, ..disk }
+        Disk { contents, table, ..disk }
     };
     looks.into_iter().map(finish).collect()
 }
 
 /// Looks at a disk in a thread of its own; `None` while an earlier look has not come back.
-fn begin(name: &str, sys: &Path, dev: &Path) -> Option<Receiver<Vec<Content>>> {
+fn begin(name: &str, sys: &Path, dev: &Path) -> Option<Receiver<Seen>> {
     let looked_at = || LOOKED_AT.lock().unwrap_or_else(PoisonError::into_inner);
     if !looked_at().insert(name.to_owned()) {
         return None;
@@ -47,23 +54,24 @@ fn begin(name: &str, sys: &Path, dev: &Path) -> Option<Receiver<Vec<Content>>> {
     let (result, look) = channel();
     let (name, sys, dev) = (name.to_owned(), sys.to_owned(), dev.to_owned());
     std::thread::spawn(move || {
-        let contents = read(&sys, &dev, &name);
+        let seen = read(&sys, &dev, &name);
         looked_at().remove(&name);
         // Nobody may be waiting any more.
-        let _ = result.send(contents);
+        let _ = result.send(seen);
     });
     Some(look)
 }
 
 /// Everything recognised on the disk `name`, itself first, then its partitions by number. Blank ones
-/// are left out; one that cannot be read is not taken for blank.
-fn read(sys: &Path, dev: &Path, name: &str) -> Vec<Content> {
+/// are left out; one that cannot be read is not taken for blank. The table is the one on the disk, whether
+/// the kernel knows it or not.
+fn read(sys: &Path, dev: &Path, name: &str) -> Seen {
     let dir = sys.join("block").join(name);
     let bytes = number::<u64>(&dir.join("size")).unwrap_or(0).saturating_mul(SECTOR_BYTES);
     let mut disk = match File::open(dev.join(name)) {
         Ok(disk) => disk,
         Err(error) => {
-            return vec![Content { partition: None, what: unreadable(&error), bytes }];
+            return (vec![Content { partition: None, what: unreadable(&error), bytes }], None);
         }
     };
     let mut look = |partition: Option<u32>, start_byte: u64, bytes: u64| {
@@ -80,7 +88,25 @@ fn read(sys: &Path, dev: &Path, name: &str) -> Vec<Content> {
         look(Some(number), start, bytes)
     });
     let parts: Vec<Content> = parts.collect();
-    whole.into_iter().chain(parts).collect()
+    let sector_bytes = number(&dir.join("queue/logical_block_size")).unwrap_or(512);
+    let table = whole_disk::found(&mut disk, bytes, sector_bytes).unwrap_or_else(|error| {
+        tracing::warn!("reading the partition table of {name}: {error}");
+        None
+    });
+    let table = table.map(|table| with_users(table, &mut disk, &Users::of(&dir)));
+    (whole.into_iter().chain(parts).collect(), table)
+}
+
+/// With why nothing may be written to its partitions, where that is so.
+fn with_users(mut table: FoundTable, disk: &mut File, users: &Users) -> FoundTable {
+    for part in &mut table.partitions {
+        let member = || {
+            let found = probe(disk, part.start_bytes, part.bytes).ok()?;
+            found.part_of().map(str::to_owned)
+        };
+        part.in_use = users.of_partition(part.number).or_else(member);
+    }
+    table
 }
 
 /// Number, first sector and sectors of each partition that holds data.
@@ -116,7 +142,7 @@ mod tests {
         file.as_file().set_len(32 << 20).unwrap();
         let device = LoopDevice::attach(file.path(), Options::default()).unwrap();
         let name = device.path().file_name().unwrap().to_str().unwrap().to_owned();
-        let contents = || read(Path::new("/sys"), Path::new("/dev"), &name);
+        let contents = || read(Path::new("/sys"), Path::new("/dev"), &name).0;
         assert_eq!(contents(), []);
         let block = BlockDevice::open(device.path(), OpenMode::Read).unwrap();
         let part = |number, start: u64, length: u64| Partition {
@@ -144,18 +170,7 @@ mod tests {
         assert!(mkfifo.unwrap().success());
         File::create(dev.path().join("sound")).unwrap();
         let sys = tempfile::tempdir().unwrap();
-        let disk = |name: &str| Disk {
-            name: name.into(),
-            serial: None,
-            wwn: None,
-            model: None,
-            bytes: 0,
-            logical_sector: 512,
-            physical_sector: 512,
-            rotational: false,
-            transport: None,
-            contents: Vec::new(),
-        };
+        let disk = |name: &str| Disk { name: name.into(), ..Disk::default() };
         let look = |limit| {
             let disks = vec![disk("stuck"), disk("sound")];
             let disks = of_all(disks, sys.path(), dev.path(), limit);
@@ -172,7 +187,7 @@ mod tests {
     #[test]
     fn what_cannot_be_opened_is_not_taken_for_blank() {
         let sys = tempfile::tempdir().unwrap();
-        let [only] = &read(sys.path(), sys.path(), "sda")[..] else { panic!() };
+        let [only] = &read(sys.path(), sys.path(), "sda").0[..] else { panic!() };
         assert!(only.what.starts_with("unreadable (No such file"), "{}", only.what);
     }
 }

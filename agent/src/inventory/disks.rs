@@ -47,6 +47,7 @@ fn disk(dir: &Path, name: String) -> Option<Disk> {
         rotational: queue("rotational") == Some(1),
         transport: transport(dir, &name),
         contents: Vec::new(),
+        table: None,
         name,
     })
 }

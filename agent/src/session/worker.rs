@@ -212,6 +212,11 @@ impl Run {
                 let source = QuicDisk { line: line.clone(), runtime, revision };
                 task::deploy_disk(order, &self.identity.manifest_key, &source, &context)
             }
+            Work::DeployPartitions(order) => {
+                let (runtime, revision) = (self.runtime.clone(), order.image.clone());
+                let source = QuicDisk { line: line.clone(), runtime, revision };
+                task::deploy_partitions(order, &self.identity.manifest_key, &source, &context)
+            }
         };
     }
 }

@@ -9,8 +9,7 @@
 //! controller, so [`fill`] leaves it to its caller to write it.
 
 use super::{
-    Context, StepLog, activate, attempt, boot_code, check_disk, clear, first_blocks, fix_up,
-    format,
+    Context, StepLog, activate, attempt, boot_code, check_disk, clear, fix_up, format,
     grow::{self, Place},
     partition,
     plan::{BootState, Family, SlotAddress, System, TableState, Target},
@@ -188,7 +187,7 @@ pub fn fill(
     })?;
     attempt(context, Step::Transfer, |log| {
         let device = target.open(log)?;
-        write(&device, target.slot(&device)?, &|first| first_blocks::blank(family, first))
+        write(&device, target.slot(&device)?, &|first| family.boot_code().take_out(first))
     })
 }
 

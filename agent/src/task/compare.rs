@@ -13,7 +13,7 @@ mod record;
 mod spots;
 mod tally;
 
-pub(super) use record::{LeftPart, disk as record_disk, slot as record_slot};
+pub(super) use record::{LeftPart, run as record, slot as record_slot};
 
 use super::{DiskSource, StepLog, capture, check_disk, note_memory, plan::manifest_of};
 use crate::disk::Device;
@@ -38,15 +38,15 @@ pub(super) struct Held {
 }
 
 /// What is compared.
-pub(super) struct Surveyed {
+pub(super) struct Surveyed<'h> {
     areas: Vec<Area>,
-    parts: Vec<Part>,
+    parts: Vec<Part<'h>>,
     is_known: bool,
 }
 
 /// A slot, or a partition of a disk.
-struct Part {
-    partition: Partition,
+struct Part<'h> {
+    partition: &'h Partition,
     start: u64,
     bytes: u64,
     left: Option<LeftBlocks>,
@@ -82,12 +82,12 @@ pub(super) fn check(
 }
 
 /// Step `survey`: what the deploy left, and where.
-pub(super) fn survey(
+pub(super) fn survey<'h>(
     order: &Compare,
-    held: &Held,
+    held: &'h Held,
     fetch: &FetchLeft<'_>,
     log: &StepLog<'_>,
-) -> anyhow::Result<Surveyed> {
+) -> anyhow::Result<Surveyed<'h>> {
     let left = match order.as_left {
         Some(packed) => AsLeft::decode(&fetch(packed).context("what the deploy left")?)?,
         None => AsLeft::default(),
@@ -100,7 +100,8 @@ pub(super) fn survey(
             let left = left.filter(|left| left.partition == *partition);
             vec![held.part(partition, (start, bytes), left.and_then(|left| left.blocks))?]
         }
-        _ => {
+        (CompareSource::Slot { .. }, None) => bail!("the slot has no place"),
+        (CompareSource::Disk, _) => {
             ensure!(is_known, "it is not known what the deploy left on the disk: deploy it again");
             let part = |left: LeftPartition| {
                 held.part(&left.partition, (left.start, left.bytes), left.blocks)
@@ -129,14 +130,14 @@ pub(super) fn survey(
 pub(super) fn run(
     order: &Compare,
     held: &Held,
-    Surveyed { areas, parts, is_known }: Surveyed,
+    Surveyed { areas, parts, is_known }: Surveyed<'_>,
     source: &dyn DiskSource,
     log: &StepLog<'_>,
 ) -> anyhow::Result<Comparison> {
     held.device.drop_caches()?;
-    let mut all = areas::compare(&areas, &held.device, log)?;
-    all.has_as_left = is_known;
-    let mut progress = Progress::of(parts.iter().map(|part| &part.partition));
+    let mut all =
+        Comparison { has_as_left: is_known, ..areas::compare(&areas, &held.device, log)? };
+    let mut progress = Progress::of(parts.iter().map(|part| part.partition));
     for part in parts {
         let of_part = Place::of(&held.device, &part, log)?.compare(
             &part,
@@ -188,8 +189,8 @@ impl Held {
         name: &str,
         (start, bytes): (u64, u64),
         left: Option<LeftBlocks>,
-    ) -> anyhow::Result<Part> {
-        let partition = self.manifest.partition(name).cloned();
+    ) -> anyhow::Result<Part<'_>> {
+        let partition = self.manifest.partition(name);
         let partition = partition
             .with_context(|| format!("{} has no partition {name}", self.manifest.revision))?;
         let fits = left

@@ -1,12 +1,35 @@
 //! Step `first-blocks`: the first MiB of each place, once all else is on the disk and verified. From
 //! here on there are filesystems; a slot's boot code stays blank, so that it still cannot be started.
 
-use super::{StepLog, plan::Family, restore::Restore};
+use super::{StepLog, restore::Restore};
 use crate::disk::{Device, MIB};
 use anyhow::{Context, ensure};
 use metalcast_formats::grub::blank_boot_code;
 use metalcast_shared::{hash::Hash, manifest::Chunk, transfer::PageTransfer};
 use std::sync::{Mutex, PoisonError};
+
+/// What is left out of a first sector until nothing else is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Withheld {
+    /// Nothing: it starts no system, or something else keeps it from being started.
+    Nothing,
+    /// Boot code and 55AA; what tools want to know of the volume is there.
+    Code,
+    /// All of it.
+    Sector,
+}
+
+impl Withheld {
+    /// Takes it out of an image's first bytes.
+    pub(super) fn take_out(self, data: &mut [u8]) {
+        let Some(sector) = data.first_chunk_mut() else { return };
+        match self {
+            Self::Nothing => {}
+            Self::Code => *sector = blank_boot_code(sector),
+            Self::Sector => sector.fill(0),
+        }
+    }
+}
 
 /// Chunks of a first MiB, with their data.
 type Fetched = Vec<(Chunk, Vec<u8>)>;
@@ -69,8 +92,8 @@ fn fetch(restore: &Restore<'_>, log: &StepLog<'_>) -> anyhow::Result<Fetched> {
 fn write(restore: &Restore<'_>, mut chunks: Fetched, device: &Device<'_>) -> anyhow::Result<usize> {
     for (chunk, data) in &mut chunks {
         let first_byte = chunk.extents(restore.partition).next().map(|(at, _)| at);
-        if let (Some(0), Some(family)) = (first_byte, restore.without_code) {
-            blank(family, data);
+        if first_byte == Some(0) {
+            restore.withheld.take_out(data);
         }
         restore.place.write_extents(chunk.extents(restore.partition), data)?;
     }
@@ -85,13 +108,4 @@ fn write(restore: &Restore<'_>, mut chunks: Fetched, device: &Device<'_>) -> any
         );
     }
     Ok(chunks.len())
-}
-
-/// Takes the boot code out of an image's first bytes, where the filesystem leaves that to it.
-pub(super) fn blank(family: Family, data: &mut [u8]) {
-    if family.kind().leaves_sector_0_free()
-        && let Some(sector) = data.first_chunk_mut()
-    {
-        *sector = blank_boot_code(sector);
-    }
 }

@@ -13,7 +13,7 @@ mod ssh;
 mod system;
 
 pub(super) use boot_config::{is_kernel, is_resume};
-pub(super) use fs_id::{Unique, restamp};
+pub(super) use fs_id::{Unique, others, restamp};
 
 use super::{
     StepLog,

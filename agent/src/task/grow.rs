@@ -15,6 +15,7 @@ use anyhow::Context;
 use metalcast_formats::{
     layout::SECTOR_BYTES,
     probe::{Contents, Growable, Kind, growable},
+    whole_disk::Extent,
 };
 use std::path::Path;
 
@@ -24,7 +25,7 @@ const SLACK_BYTES: u64 = MIB;
 /// Linux refuses to make a btrfs' device any smaller than this, or as small as this.
 const BTRFS_LEAST_BYTES: u64 = 256 * MIB;
 
-/// A slot, or a partition of a whole disk.
+/// A slot, or a partition.
 #[derive(Debug)]
 pub(super) struct Place<'d> {
     pub(super) disk: &'d NamedDisk,
@@ -46,6 +47,12 @@ impl<'d> Place<'d> {
             bytes: slot.sectors * SECTOR_BYTES,
             name: format!("slot {}", slot.number),
         }
+    }
+
+    /// A partition of a disk.
+    pub(super) fn of(disk: &'d NamedDisk, extent: &Extent) -> Self {
+        let Extent { number, start_bytes, bytes, .. } = *extent;
+        Self { disk, number, start_bytes, bytes, name: format!("partition {number}") }
     }
 
     fn look(&self, log: &StepLog<'_>) -> anyhow::Result<(Contents, Option<Growable>)> {

@@ -1,6 +1,6 @@
 //! What a task is about, checked: the image that it may trust, and the place that it may write to.
 
-use super::{ChunkSource, StepLog, restore::Restore, tools};
+use super::{ChunkSource, StepLog, first_blocks::Withheld, restore::Restore, tools};
 use crate::disk::{Access, BootPartition, Device, SlotRecord, Window, while_busy};
 use anyhow::{Context, bail, ensure};
 use metalcast_formats::{
@@ -75,6 +75,14 @@ impl Family {
     /// The latest of its kinds. All of a family treat their first sector alike.
     pub(super) fn kind(self) -> Kind {
         self.kinds()[0]
+    }
+
+    /// What can be left out of its first sector.
+    pub(super) fn boot_code(self) -> Withheld {
+        match self.kind().leaves_sector_0_free() {
+            true => Withheld::Code,
+            false => Withheld::Nothing,
+        }
     }
 
     fn kinds(self) -> &'static [Kind] {
@@ -171,7 +179,7 @@ impl<'d> Image<'d> {
             source,
             place: target.slot(device)?,
             name: format!("slot {}", target.slot.number),
-            without_code: Some(self.family),
+            withheld: self.family.boot_code(),
         }])
     }
 }

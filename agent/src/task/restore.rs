@@ -1,6 +1,6 @@
 //! One partition of an image on its way to its place on the disk.
 
-use super::{ChunkSource, StepLog, plan::Family, pump::Pump};
+use super::{ChunkSource, StepLog, first_blocks::Withheld, pump::Pump};
 use crate::disk::{MIB, Window};
 use anyhow::Context;
 use metalcast_shared::{
@@ -15,8 +15,8 @@ pub(super) struct Restore<'r> {
     pub(super) place: Window<'r>,
     /// What the place is called: `slot 5`.
     pub(super) name: String,
-    /// Whose boot code is taken out, because another loader comes into its place.
-    pub(super) without_code: Option<Family>,
+    /// What step `first-blocks` leaves out.
+    pub(super) withheld: Withheld,
 }
 
 impl Restore<'_> {

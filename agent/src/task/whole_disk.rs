@@ -6,36 +6,38 @@
 //!   the MBR's code -> what was left is remembered
 //! ```
 //!
-//! Wherever it ends before the last two, neither BIOS nor UEFI firmware finds anything to start.
+//! Wherever it ends before the first MiB of the ESP, neither BIOS nor UEFI firmware finds anything to start.
 
 mod boot;
 mod check;
 mod fresh_ids;
 mod names;
-mod ntfs;
 mod record;
-mod systems;
 mod table;
 
 use super::{
-    Context, DiskSource, StepLog, Stopped, first_blocks,
+    Context, DiskSource, StepLog, Stopped, boot_sector, first_blocks,
     grow::{self, Place},
     note_memory,
-    plan::{NamedDisk, manifest_of},
-    restore::Restore,
-    step, swap, transfer, verify,
+    plan::manifest_of,
+    spread::{Part, Spread},
+    step, systems, transfer, verify,
 };
-use crate::disk::{Device, Window};
 use anyhow::Context as _;
 use fresh_ids::Renewal;
-use metalcast_formats::whole_disk::{Extent, Role, WholePlan};
+use metalcast_formats::{
+    ntfs,
+    whole_disk::{Extent, Role, WholePlan},
+};
 use metalcast_shared::{
     event::{Step, TaskEvent},
-    manifest::{Manifest, Partition},
+    manifest::Manifest,
     to_agent::DeployDisk,
-    whole_disk::WholeDisk,
+    whole_disk::{Swap, WholeDisk},
 };
-use uuid::Uuid;
+
+/// partclone's name of the filesystem.
+const NTFS: &str = "ntfs";
 
 /// Puts an image onto a whole disk. `manifest_key` is the Ed25519 key that the manifest must be signed
 /// with.
@@ -52,17 +54,15 @@ pub fn deploy_disk(
         Ok((target, renewal))
     })?;
     step(context, Step::Partition, |log| table::run(&image, &target, log))?;
-    step(context, Step::Format, |log| make_swap(&image, &target, log))?;
-    let everything = |_: &Extent| true;
-    step(context, Step::Transfer, |log| {
-        image.restore(&target, source, everything, log, transfer::run)
-    })?;
-    step(context, Step::Verify, |log| {
-        image.restore(&target, source, everything, log, verify::run)
-    })?;
+    let spread = &target.spread;
+    let is_theirs = |swap: &Swap| swap.uuid.is_some() && order.fresh_ids.is_none();
+    step(context, Step::Format, |log| spread.make_swap(is_theirs, log))?;
+    let everything = |_: &Part<'_>| true;
+    step(context, Step::Transfer, |log| spread.restore(source, everything, log, transfer::run))?;
+    step(context, Step::Verify, |log| spread.restore(source, everything, log, verify::run))?;
+    let is_esp = |part: &Part<'_>| part.extent.role == Role::Esp;
     step(context, Step::FirstBlocks, |log| {
-        let others = |extent: &Extent| extent.role != Role::Esp;
-        image.restore(&target, source, others, log, first_blocks::run)
+        spread.restore(source, |part| !is_esp(part), log, first_blocks::run)
     })?;
     if let Some(renewal) = &renewal {
         step(context, Step::FreshIds, |log| renewal.run(&target, log))?;
@@ -71,19 +71,18 @@ pub fn deploy_disk(
         step(context, Step::Grow, |log| grow::run(&target.place(number)?, log))?;
     }
     let reports = step(context, Step::FixUp, |log| {
-        ntfs::fit(&image, &target, log)?;
-        systems::adapt(&image, &target, log)
+        fit_ntfs(spread, log)?;
+        systems::adapt(spread, &order.fix_up, log)
     })?;
     step(context, Step::BootCode, |log| {
-        let esp = |extent: &Extent| extent.role == Role::Esp;
-        image.restore(&target, source, esp, log, first_blocks::run)?;
+        spread.restore(source, is_esp, log, first_blocks::run)?;
         if let Some(renewal) = &renewal {
             renewal.run_on_esp(&target, log)?;
         }
         boot::run(&image, &target, source, log)
     })?;
     step(context, Step::Record, |log| {
-        record::run(&image, &target, source, log)?;
+        record::run(&target, source, log)?;
         note_memory(log);
         Ok(())
     })?;
@@ -100,8 +99,8 @@ struct DiskImage<'d> {
 }
 
 /// The disk that is written to, and where on it everything goes.
-struct DiskTarget {
-    disk: NamedDisk,
+struct DiskTarget<'i> {
+    spread: Spread<'i>,
     plan: WholePlan,
 }
 
@@ -114,84 +113,33 @@ impl<'d> DiskImage<'d> {
         };
         Ok(Self { order, whole, manifest })
     }
-
-    /// The image's partitions with the numbers that they get.
-    fn partitions(&self) -> impl Iterator<Item = anyhow::Result<(u16, &Partition)>> {
-        self.order.partitions.iter().map(|placed| {
-            let name = &placed.partition;
-            let partition = self
-                .manifest
-                .partition(name)
-                .with_context(|| format!("{} has no partition {name}", self.order.image))?;
-            Ok((placed.number, partition))
-        })
-    }
-
-    /// Takes a step with the partitions for which `which` holds.
-    fn restore(
-        &self,
-        target: &DiskTarget,
-        source: &dyn DiskSource,
-        which: impl Fn(&Extent) -> bool,
-        log: &StepLog<'_>,
-        run: impl FnOnce(&[Restore<'_>], &Device<'_>, &StepLog<'_>) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        let device = target.disk.open(log)?;
-        let mut chosen = Vec::new();
-        for partition in self.partitions() {
-            let (number, partition) = partition?;
-            let extent = target.extent(number)?;
-            if which(extent) {
-                chosen.push((extent, partition, source.partition(&partition.name)));
-            }
-        }
-        let restores: anyhow::Result<Vec<Restore<'_>>> = chosen
-            .iter()
-            .map(|(extent, partition, source)| {
-                Ok(Restore {
-                    partition,
-                    source: source.as_ref(),
-                    place: window(&device, extent)?,
-                    name: format!("partition {}", extent.number),
-                    without_code: None,
-                })
-            })
-            .collect();
-        match &restores?[..] {
-            [] => Ok(()),
-            restores => run(restores, &device, log),
-        }
-    }
 }
 
-impl DiskTarget {
+impl DiskTarget<'_> {
     fn extent(&self, number: u16) -> anyhow::Result<&Extent> {
         let found = self.plan.partitions.iter().find(|extent| extent.number == number);
         found.with_context(|| format!("the image's table has no partition {number}"))
     }
 
+    /// Of any partition of the table, whatever is in it.
     fn place(&self, number: u16) -> anyhow::Result<Place<'_>> {
-        let Extent { start_bytes, bytes, .. } = *self.extent(number)?;
-        let name = format!("partition {number}");
-        Ok(Place { disk: &self.disk, number, start_bytes, bytes, name })
+        Ok(Place::of(&self.spread.disk, self.extent(number)?))
     }
 }
 
-fn window<'w>(device: &'w Device<'_>, extent: &Extent) -> anyhow::Result<Window<'w>> {
-    device.window(extent.start_bytes, extent.bytes)
-}
-
-/// Step `format`: swap under the names that the image's systems know it by.
-fn make_swap(image: &DiskImage<'_>, target: &DiskTarget, log: &StepLog<'_>) -> anyhow::Result<()> {
-    let device = target.disk.open(log)?;
-    for one in &image.whole.swaps {
-        let extent = target.extent(one.number)?;
-        let id = one.uuid.unwrap_or_else(Uuid::new_v4);
-        swap::make(&device, &window(&device, extent)?, id, &one.label)
-            .with_context(|| format!("making swap of partition {}", one.number))?;
-        let is_theirs = one.uuid.is_some() && image.order.fresh_ids.is_none();
-        let known = if is_theirs { "as in the image" } else { "a new one" };
-        log.note(format!("swap partition {} formatted, UUID {id} ({known})", one.number));
+/// Part of step `fix-up`: the boot sectors of NTFS volumes.
+fn fit_ntfs(spread: &Spread<'_>, log: &StepLog<'_>) -> anyhow::Result<()> {
+    let device = spread.disk.open(log)?;
+    for Part { extent, .. } in spread.parts.iter().filter(|part| part.partition.filesystem == NTFS)
+    {
+        let sector = boot_sector::read(extent, &device)?;
+        match ntfs::fitted(&sector, 0) {
+            Some(_) => boot_sector::put(&sector, extent, &device, log)?,
+            None => log.note(format!(
+                "partition {} has no boot sector of an NTFS, it is left alone",
+                extent.number
+            )),
+        }
     }
     Ok(())
 }

@@ -19,6 +19,17 @@ pub struct DiskImage {
     pub partitions: Vec<Placed>,
 }
 
+impl DiskImage {
+    /// What the image calls, or would call, a partition of its disk: `sda2`.
+    pub fn name_of(&self, number: u16) -> Option<String> {
+        let prefix = |placed: &Placed| {
+            placed.partition.strip_suffix(&placed.number.to_string()).map(str::to_owned)
+        };
+        let prefix = self.partitions.iter().find_map(prefix)?;
+        Some(format!("{prefix}{number}"))
+    }
+}
+
 /// Why a revision is none of a whole disk, or cannot be read as one.
 #[derive(Debug, thiserror::Error)]
 pub enum WholeDiskError {

@@ -13,70 +13,20 @@ use metalcast_shared::{
     inventory::Inventory,
     layout::Layout,
     to_agent::Overwrite,
-    whole_disk::TableId,
 };
 use serde::{Deserialize, Serialize};
 
 mod capture;
 mod disk;
+mod partitions;
 #[cfg(test)]
 mod tests;
+mod used;
 
 pub use capture::{CaptureAsk, CapturePlan, Wanted, capture};
 pub use disk::{DiskAsk, WholeDiskPlan, deployed_disk, whole_disk};
-
-/// How far a slot's deployment came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SlotStage {
-    /// Writing began: what was there is gone, what is there may be half a system.
-    Writing,
-    /// All was written and verified.
-    Deployed,
-    /// The system in it reported in.
-    Confirmed,
-}
-
-/// What we put into a slot of a node's disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SlotUse {
-    /// The disk, as [`DiskSelector`] writes it.
-    pub disk: String,
-    /// The slot.
-    pub slot: u16,
-    /// The disk's layout at that time.
-    pub layout: Layout,
-    /// What was put there.
-    pub image: Revision,
-    /// How far it came.
-    pub stage: SlotStage,
-    /// When it came that far, milliseconds since 1970-01-01 UTC.
-    pub at_unix_ms: i64,
-}
-
-/// What we made of a whole disk of a node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiskUse {
-    /// The disk, as [`DiskSelector`] writes it.
-    pub disk: String,
-    /// By what its table is known again.
-    pub table: TableId,
-    /// What was put there.
-    pub image: Revision,
-    /// How far it came.
-    pub stage: SlotStage,
-    /// When it came that far, milliseconds since 1970-01-01 UTC.
-    pub at_unix_ms: i64,
-}
-
-/// What we put on the disks of a node.
-#[derive(Clone, Copy, Debug)]
-pub struct Ours<'a> {
-    /// In slots.
-    pub slots: &'a [SlotUse],
-    /// On whole disks.
-    pub disks: &'a [DiskUse],
-}
+pub use partitions::{Incoming, PartitionError, PartitionsAsk, PartitionsPlan, partitions};
+pub use used::{DiskUse, Ours, PartitionUse, SlotStage, SlotUse};
 
 /// What is asked for on one node.
 #[derive(Clone, Copy, Debug)]
@@ -228,6 +178,20 @@ pub enum PlanError {
         /// What was looked at.
         found: String,
     },
+    /// There is one disk at most, and it cannot be named.
+    #[error("the node has no disk with a serial or WWN; it has {found}")]
+    NoIdentity {
+        /// What is there.
+        found: String,
+    },
+    /// One of its partitions will not do.
+    #[error("disk {disk} cannot be used")]
+    Partition {
+        /// Which.
+        disk: String,
+        /// Why.
+        source: PartitionError,
+    },
     /// Nothing of ours is there.
     #[error("slot {slot} has no system that was deployed completely; deploy one first")]
     NothingThere {
@@ -254,7 +218,7 @@ pub fn deployment(ask: &Ask<'_>) -> Result<DiskPlan, PlanError> {
         (LayoutAction::Write, Vec::new())
     } else if ours.is_empty() || !same_layout {
         let mut foreign: Vec<String> = disk.contents.iter().map(ToString::to_string).collect();
-        foreign.extend(ours.iter().map(|used| lost_slot(used)));
+        foreign.extend(ours.iter().map(|used| used.lost()));
         foreign.extend(whole.map(|used| format!("the whole disk: {}", used.image)));
         (LayoutAction::Replace, foreign)
     } else if present.is_some() {
@@ -307,10 +271,6 @@ impl DiskPlan {
     pub fn needs_yes(&self) -> bool {
         !self.foreign.is_empty() && self.overwrite < Overwrite::AnySlot
     }
-}
-
-fn lost_slot(used: &SlotUse) -> String {
-    format!("slot {} of layout {}: {}", used.slot, used.layout.name, used.image)
 }
 
 fn check_slot(ask: &Ask<'_>) -> Result<(), PlanError> {

@@ -148,6 +148,8 @@ impl Service {
         encoded: Vec<u8>,
     ) -> anyhow::Result<()> {
         ensure!(encoded.len() <= MAX_AS_LEFT_BYTES as usize, "it is too long");
+        // Only who has a task is listened to, and nobody waits for that.
+        self.task_of(&*self.core().await, (node, key), task)?;
         AsLeft::decode(&encoded)?;
         let core = self.core().await;
         let record = self.task_of(&core, (node, key), task)?;

@@ -101,6 +101,7 @@ impl Core {
                 Work::Capture { .. } => Some(task_id(record)),
                 Work::Deploy { .. }
                 | Work::DeployDisk { .. }
+                | Work::DeployPartitions { .. }
                 | Work::SelectSlot { .. }
                 | Work::Compare { .. } => None,
             };

@@ -12,14 +12,39 @@ use metalcast_shared::{
 
 /// Of a slot, whose filesystem takes all of it.
 pub(super) fn of_slot(layout: &Layout, (slot, partition): (u16, &Partition)) -> GrowView {
+    in_place(partition, slot, u64::from(layout.slot_mib) << 20)
+}
+
+/// Of a filesystem that takes all of a place.
+pub(super) fn in_place(partition: &Partition, number: u16, bytes: u64) -> GrowView {
     GrowView {
-        number: slot,
+        number,
         filesystem: partition.filesystem.clone(),
         filesystem_grows: does_grow(partition),
         from_bytes: partition.device_bytes,
-        to_bytes: u64::from(layout.slot_mib) << 20,
+        to_bytes: bytes,
         moved: Vec::new(),
     }
+}
+
+/// Numbers of the partitions of a disk that their filesystems are to fill: the one that was named, or all
+/// that can.
+pub(super) fn of_partitions(
+    request: &GrowRequest,
+    partitions: &[(u16, &Partition)],
+) -> Result<Vec<u16>, Refusal> {
+    let is_asked = |number: u16| request.partition.is_none_or(|wanted| wanted == number);
+    let grown = partitions.iter().filter(|(number, part)| is_asked(*number) && does_grow(part));
+    let grown: Vec<u16> = grown.map(|(number, _)| *number).collect();
+    if grown.is_empty() {
+        let what = match request.partition {
+            Some(number) => format!("partition {number} gets no filesystem that can grow"),
+            None => "no partition gets a filesystem that can grow".into(),
+        };
+        let message = format!("{what}: those are {}", GROWN_FILESYSTEMS.join(", "));
+        return Err(Refusal::Invalid(message));
+    }
+    Ok(grown)
 }
 
 /// That nobody names a partition where there is only the slot.

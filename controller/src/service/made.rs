@@ -2,10 +2,10 @@
 
 use super::Service;
 use crate::{
-    jobs::plan::{DiskUse, SlotStage, SlotUse},
+    jobs::plan::{DiskUse, PartitionUse, SlotStage, SlotUse},
     store::{Change, StoreError, TaskRecord, Work},
 };
-use metalcast_shared::id::NodeId;
+use metalcast_shared::{id::NodeId, to_agent::Placed};
 
 /// What a task has put, or puts, on a disk.
 pub(super) enum Made {
@@ -13,6 +13,8 @@ pub(super) enum Made {
     Slot(SlotUse),
     /// All of it.
     Disk(DiskUse),
+    /// Something in each of some partitions.
+    Partitions(Vec<PartitionUse>),
 }
 
 impl Made {
@@ -34,6 +36,17 @@ impl Made {
                 stage,
                 at_unix_ms: now,
             })),
+            Work::DeployPartitions { image, partitions, disk, .. } => {
+                let used = |placed: &Placed| PartitionUse {
+                    disk: disk.to_string(),
+                    number: placed.number,
+                    image: image.clone(),
+                    partition: placed.partition.clone(),
+                    stage,
+                    at_unix_ms: now,
+                };
+                Some(Self::Partitions(partitions.iter().map(used).collect()))
+            }
             Work::SelectSlot { .. } | Work::Capture { .. } | Work::Compare { .. } => None,
         }
     }
@@ -43,6 +56,7 @@ impl Made {
         match self {
             Self::Slot(used) => Change::Slot { node, used },
             Self::Disk(used) => Change::WholeDisk { node, used },
+            Self::Partitions(used) => Change::Partitions { node, used },
         }
     }
 }
@@ -57,7 +71,10 @@ pub(super) fn partitioned(record: &TaskRecord, node: NodeId, now: i64) -> Option
         Work::DeployDisk { .. } => {
             Made::by(record, SlotStage::Writing, now).map(|made| made.kept(node))
         }
-        Work::SelectSlot { .. } | Work::Capture { .. } | Work::Compare { .. } => None,
+        Work::DeployPartitions { .. }
+        | Work::SelectSlot { .. }
+        | Work::Capture { .. }
+        | Work::Compare { .. } => None,
     }
 }
 
@@ -77,6 +94,14 @@ impl Service {
             Made::Disk(used) => {
                 let disks = self.store().whole_disks(node).await?;
                 disks.iter().find(|known| known.disk == used.disk).map(|known| known.stage)
+            }
+            Made::Partitions(used) => {
+                let known = self.store().partitions(node).await?;
+                let same = |known: &PartitionUse, used: &PartitionUse| {
+                    (&known.disk, known.number) == (&used.disk, used.number)
+                };
+                let stage = |used| known.iter().find(|known| same(known, used)).map(|it| it.stage);
+                used.iter().filter_map(stage).min()
             }
         })
     }

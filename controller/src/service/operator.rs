@@ -299,6 +299,7 @@ impl Service {
             inventory: record.inventory.clone(),
             slots: self.store().slots(record.id).await?,
             whole_disks: self.store().whole_disks(record.id).await?,
+            partitions: self.store().partitions(record.id).await?,
             job: core.job_of(record.id),
             enrolled_unix_ms: record.enrolled,
             registered_unix_ms: record.registered,

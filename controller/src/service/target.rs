@@ -1,33 +1,34 @@
-//! Where an image goes, as a request says it, and what that comes to on each node: a slot, or a whole
-//! disk.
+//! Where an image goes, as a request says it, and what that comes to on each node: a slot, a whole disk, or
+//! partitions that a disk has.
+
+mod disk;
+mod partitions;
 
 use super::{
     Refusal, Service,
     core::Core,
     deploy::{Planned, finish, usable, will_not_do},
     growth,
-    view::{DeployRequest, NodePlanView, PartitionView, ReportMode, TargetView},
+    view::{DeployRequest, NodePlanView, ReportMode, TargetView},
 };
 use crate::{
-    images::DiskImage,
     jobs::{
-        plan::{self, Ask, DiskAsk, DiskUse, Ours, SlotUse},
+        plan::{self, Ask, DiskUse, Ours, PartitionUse, SlotUse},
         task::Finish,
     },
     store::{JobSpec, NodeRecord, Work},
 };
-use metalcast_formats::{clonezilla::RAW, mbr, whole_disk};
+use disk::WholeDisk;
+use metalcast_formats::clonezilla::RAW;
 use metalcast_shared::{
     disk::Disk,
     fix_up::{ADAPTED_FILESYSTEMS, Adaptation},
     fresh::Fresh,
-    fresh_ids::Seed,
     id::{NodeId, Revision},
     manifest::{Manifest, Partition},
-    whole_disk::DiskTable,
 };
+use partitions::Partitions;
 use std::sync::Arc;
-use uuid::Uuid;
 
 /// Where an image goes.
 pub(super) struct Target<'m> {
@@ -38,22 +39,14 @@ pub(super) struct Target<'m> {
 enum Place<'m> {
     Slot { slot: u16, partition: &'m Partition, fresh: Option<Fresh> },
     Disk(Box<WholeDisk<'m>>),
-}
-
-/// A disk with the partitions of the image that are put on it, by their numbers.
-struct WholeDisk<'m> {
-    image: DiskImage,
-    partitions: Vec<(u16, &'m Partition)>,
-    /// Number of the one that grows.
-    grow: Option<u16>,
-    /// Whether each node's disk gets ids of its own.
-    fresh_ids: bool,
+    Partitions(Partitions<'m>),
 }
 
 /// What we put on a node's disks.
 struct Known {
     slots: Vec<SlotUse>,
     disks: Vec<DiskUse>,
+    partitions: Vec<PartitionUse>,
 }
 
 impl Service {
@@ -64,8 +57,8 @@ impl Service {
         manifest: &'m Manifest,
     ) -> Result<Target<'m>, Refusal> {
         let image = &manifest.revision;
-        let place = match (request.slot, request.whole_disk) {
-            (Some(slot), false) => {
+        let place = match (request.slot, request.whole_disk, &request.partitions[..]) {
+            (Some(slot), false, []) => {
                 growth::check_slot(request.grow.as_ref())?;
                 if request.fresh_ids {
                     return Err(Refusal::Invalid(
@@ -78,16 +71,28 @@ impl Service {
                 let fresh = self.fresh(request, image, partition).await?;
                 Place::Slot { slot, partition, fresh }
             }
-            (None, true) => {
-                check_whole_disk(request)?;
+            (None, true, []) => {
+                refuse_options(slots_only(request), "slots; a whole disk is as the image has it")?;
                 let disk = self.disk_image(image).await?;
                 let disk = disk.map_err(|why| {
                     Refusal::Invalid(format!("{image} cannot be put on a whole disk: {why}"))
                 })?;
                 Place::Disk(Box::new(WholeDisk::of(disk, manifest, request)?))
             }
-            (Some(_), true) | (None, false) => {
-                return Err(Refusal::Invalid("name either a slot or the whole disk".into()));
+            (None, false, placed @ [_, ..]) => {
+                refuse_options(
+                    slots_only(request),
+                    "slots; partitions become as the image has them",
+                )?;
+                let option = [("--fresh-ids", request.fresh_ids)];
+                refuse_options(option, "whole disks; partitions keep the ids of the image")?;
+                let disk = self.disk_image(image).await?.ok();
+                Place::Partitions(Partitions::of(placed, disk.as_ref(), manifest, request)?)
+            }
+            _ => {
+                return Err(Refusal::Invalid(
+                    "name either a slot, the whole disk, or partitions of the disk".into(),
+                ));
             }
         };
         Ok(Target { image, place })
@@ -106,6 +111,9 @@ impl Service {
                 self.plan_slot(core, request, target.image, place, node).await
             }
             Place::Disk(disk) => self.plan_disk(core, request, target.image, disk, node).await,
+            Place::Partitions(partitions) => {
+                self.plan_partitions(core, request, target.image, partitions, node).await
+            }
         }
     }
 
@@ -137,7 +145,7 @@ impl Service {
         let view = NodePlanView {
             layout: Some(layout.name.clone()),
             layout_action: Some(plan.layout),
-            grow: grow.map(|_| growth::of_slot(layout, (slot, partition))),
+            grow: grow.map(|_| growth::of_slot(layout, (slot, partition))).into_iter().collect(),
             present: plan.present.as_ref().map(|used| used.image.clone()),
             lost: plan.foreign.clone(),
             needs_yes: plan.needs_yes(),
@@ -158,53 +166,6 @@ impl Service {
             grow: grow.is_some(),
             write_bytes,
             wire_bytes,
-            finish: finish(request.report),
-        };
-        Ok(Planned { node: node.clone(), view, work })
-    }
-
-    async fn plan_disk(
-        &self,
-        core: &Core,
-        request: &DeployRequest,
-        image: &Revision,
-        disk: &WholeDisk<'_>,
-        node: &NodeRecord,
-    ) -> Result<Planned, Refusal> {
-        let inventory = usable(core, node)?;
-        let known = self.known(node.id).await?;
-        let plan = plan::whole_disk(&DiskAsk {
-            inventory,
-            ours: known.ours(),
-            whole: &disk.image.whole,
-            disk: request.disk.as_deref(),
-            yes: request.yes,
-        })
-        .map_err(will_not_do)?;
-        let grow = |number| growth::on_disk(number, &disk.image, plan.disk.bytes, &disk.partitions);
-        let [write_bytes, wire_bytes] = bytes_of(disk.partitions.iter().map(|(_, part)| *part));
-        let view = NodePlanView {
-            grow: disk.grow.map(grow).transpose()?,
-            present: plan.present.as_ref().map(|used| used.image.clone()),
-            lost: plan.foreign.clone(),
-            needs_yes: plan.needs_yes(),
-            write_bytes,
-            wire_bytes,
-            ..node_view(core, request, node, &plan.disk)
-        };
-        // Drawn once, and kept with the task: taken again it gives the same.
-        let fresh_ids = disk.fresh_ids.then(|| Seed(Uuid::new_v4()));
-        let whole = &disk.image.whole;
-        let work = Work::DeployDisk {
-            image: image.clone(),
-            disk: plan.selector,
-            table: fresh_ids.map_or(whole.table.id(), |seed| seed.renew(whole).table.id()),
-            overwrite: plan.overwrite,
-            own: plan.present.map(|used| used.table),
-            hostname: view.hostname.clone(),
-            adaptation: request.adaptation.clone(),
-            grow: disk.grow,
-            fresh_ids,
             finish: finish(request.report),
         };
         Ok(Planned { node: node.clone(), view, work })
@@ -237,13 +198,14 @@ impl Service {
 
     async fn known(&self, node: NodeId) -> Result<Known, Refusal> {
         let slots = self.store().slots(node).await?;
-        Ok(Known { slots, disks: self.store().whole_disks(node).await? })
+        let disks = self.store().whole_disks(node).await?;
+        Ok(Known { slots, disks, partitions: self.store().partitions(node).await? })
     }
 }
 
 impl Known {
     fn ours(&self) -> Ours<'_> {
-        Ours { slots: &self.slots, disks: &self.disks }
+        Ours { slots: &self.slots, disks: &self.disks, partitions: &self.partitions }
     }
 }
 
@@ -262,6 +224,7 @@ impl Target<'_> {
                 partitions: disk.views(),
                 fresh_ids: disk.fresh_ids,
             },
+            Place::Partitions(partitions) => TargetView::Partitions { placed: partitions.views() },
         }
     }
 
@@ -273,65 +236,8 @@ impl Target<'_> {
                 JobSpec::Deploy { image, partition, slot, finish }
             }
             Place::Disk(_) => JobSpec::DeployDisk { image, finish },
-        }
-    }
-}
-
-impl<'m> WholeDisk<'m> {
-    /// What nobody could adapt, or wait for, is not asked for by mistake.
-    fn of(
-        image: DiskImage,
-        manifest: &'m Manifest,
-        request: &DeployRequest,
-    ) -> Result<Self, Refusal> {
-        let revision = &manifest.revision;
-        let find = |placed: &metalcast_shared::to_agent::Placed| {
-            let name = &placed.partition;
-            let partition = manifest.partition(name).ok_or_else(|| {
-                Refusal::Invalid(format!("{revision} lists {name}, but does not hold it"))
-            })?;
-            Ok((placed.number, partition))
-        };
-        let partitions: Vec<(u16, &Partition)> =
-            image.partitions.iter().map(find).collect::<Result<_, Refusal>>()?;
-        whole_disk::needed_bytes(&image.whole).map_err(|error| {
-            Refusal::Invalid(format!("{revision} cannot be put on a whole disk: {error}"))
-        })?;
-        let is_adapted =
-            |(_, part): &(u16, &Partition)| ADAPTED_FILESYSTEMS.contains(&part.filesystem.as_str());
-        if !partitions.iter().any(is_adapted) {
-            check_without_system(revision, request)?;
-        }
-        let grow = |grow| growth::of_disk(grow, revision, &image, &partitions);
-        let grow = request.grow.as_ref().map(grow).transpose()?;
-        if request.fresh_ids {
-            check_fresh_ids(revision, &partitions)?;
-        }
-        Ok(Self { image, partitions, grow, fresh_ids: request.fresh_ids })
-    }
-
-    fn views(&self) -> Vec<PartitionView> {
-        let whole = &self.image.whole;
-        let unit = u64::from(whole.sector_bytes);
-        let view = |number: u16, start_lba: u64, sectors: u64, is_extended: bool| {
-            let saved = self.partitions.iter().find(|(placed, _)| *placed == number);
-            let what = match saved {
-                Some((_, part)) if part.filesystem == RAW => format!("raw image {}", part.name),
-                Some((_, part)) => format!("{} of {}", part.filesystem, part.name),
-                None if whole.swaps.iter().any(|swap| swap.number == number) => "swap".into(),
-                None if is_extended => "extended".into(),
-                None => "nothing".into(),
-            };
-            let bytes = sectors.saturating_mul(unit);
-            PartitionView { number, start_bytes: start_lba.saturating_mul(unit), bytes, what }
-        };
-        match &whole.table {
-            DiskTable::Mbr { partitions, .. } => partitions
-                .iter()
-                .map(|p| view(p.number, p.start_lba, p.sectors, mbr::is_extended(p.kind)))
-                .collect(),
-            DiskTable::Gpt { partitions, .. } => {
-                partitions.iter().map(|p| view(p.number, p.start_lba, p.sectors, false)).collect()
+            Place::Partitions(all) => {
+                JobSpec::DeployPartitions { image, partitions: all.asked.clone(), finish }
             }
         }
     }
@@ -347,9 +253,10 @@ fn node_view(core: &Core, request: &DeployRequest, node: &NodeRecord, disk: &Dis
         contents: disk.contents.iter().map(ToString::to_string).collect(),
         layout: None,
         layout_action: None,
-        grow: None,
+        grow: Vec::new(),
         present: None,
         lost: Vec::new(),
+        warnings: Vec::new(),
         needs_yes: false,
         hostname: request.hostname.clone().unwrap_or_else(|| node.name.clone()),
         write_bytes: 0,
@@ -365,35 +272,29 @@ fn bytes_of<'m>(partitions: impl IntoIterator<Item = &'m Partition>) -> [u64; 2]
     })
 }
 
-fn check_whole_disk(request: &DeployRequest) -> Result<(), Refusal> {
-    for (option, is_there) in [
+/// Options of slots, and whether they are there.
+fn slots_only(request: &DeployRequest) -> [(&'static str, bool); 4] {
+    [
         ("--partition", request.partition.is_some()),
         ("--layout", request.layout.is_some()),
         ("--fs", request.fs.is_some()),
         ("--label", request.label.is_some()),
-    ] {
-        if is_there {
-            let message = format!("{option} is about slots; a whole disk is as the image has it");
-            return Err(Refusal::Invalid(message));
-        }
-    }
-    Ok(())
+    ]
 }
 
-/// Windows names its disk by ids in a file that is none of text. The agent looks again, also into raw
-/// images.
-fn check_fresh_ids(revision: &Revision, partitions: &[(u16, &Partition)]) -> Result<(), Refusal> {
-    let is = |part: &Partition, kinds: &[&str]| kinds.contains(&part.filesystem.as_str());
-    let windows = partitions.iter().find(|(_, part)| is(part, &["ntfs"]));
-    let why = match windows {
-        Some((number, _)) => format!(
-            "partition {number} is ntfs, and Windows names disk and partitions by their ids in its boot \
-             configuration, which does not follow"
-        ),
-        None if partitions.iter().any(|(_, part)| is(part, &ADAPTED_FILESYSTEMS)) => return Ok(()),
-        None => "it has no Linux system whose files could name other ids".into(),
-    };
-    Err(Refusal::Invalid(format!("{revision} keeps its ids: {why}; leave out --fresh-ids")))
+fn refuse_options<const N: usize>(
+    options: [(&'static str, bool); N],
+    about: &str,
+) -> Result<(), Refusal> {
+    match options.iter().find(|(_, is_there)| *is_there) {
+        Some((option, _)) => Err(Refusal::Invalid(format!("{option} is about {about}"))),
+        None => Ok(()),
+    }
+}
+
+/// Whether a system on it could be adapted.
+fn is_adapted(partition: &Partition) -> bool {
+    ADAPTED_FILESYSTEMS.contains(&partition.filesystem.as_str())
 }
 
 /// For an image without a filesystem on which a system could be adapted.
@@ -402,8 +303,8 @@ fn check_without_system(revision: &Revision, request: &DeployRequest) -> Result<
     let supported = ADAPTED_FILESYSTEMS.join(", ");
     if request.report == ReportMode::Unit {
         return Err(Refusal::Invalid(format!(
-            "{revision} has no partition with {supported}: nothing in it can be made to report; repeat with \
-             --report none, and the deployment ends as \"done (unconfirmed)\""
+            "nothing of {revision} that is deployed has {supported}, and nothing in it can be made to report; \
+             repeat with --report none, and the deployment ends as \"done (unconfirmed)\""
         )));
     }
     for (option, is_there) in [
@@ -413,7 +314,7 @@ fn check_without_system(revision: &Revision, request: &DeployRequest) -> Result<
     ] {
         if is_there {
             return Err(Refusal::Invalid(format!(
-                "{revision} has no partition with {supported}: there is no system for {option}"
+                "nothing of {revision} that is deployed has {supported}: there is no system for {option}"
             )));
         }
     }

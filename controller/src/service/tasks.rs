@@ -19,8 +19,8 @@ use metalcast_shared::{
     id::{NodeId, Revision, TaskId},
     manifest::{Manifest, SignedManifest},
     to_agent::{
-        Capture, Compare, Deploy, DeployDisk, FixUp, Overwrite, SelectSlot, Task, ToAgent,
-        Work as WireWork,
+        Capture, Compare, Deploy, DeployDisk, DeployPartitions, FixUp, Overwrite, SelectSlot, Task,
+        ToAgent, Work as WireWork,
     },
 };
 use std::sync::Arc;
@@ -234,6 +234,36 @@ impl Service {
                     fresh_ids,
                 })))
             }
+            Work::DeployPartitions {
+                image,
+                partitions,
+                swaps,
+                disk,
+                table,
+                overwrite,
+                grow,
+                hostname,
+                adaptation,
+                finish,
+            } => {
+                let manifest = self.signed_manifest(core, &image).await?;
+                let overwrite = match self.has_begun(id, Step::Clear).await? {
+                    true => Overwrite::AnySlot,
+                    false => overwrite,
+                };
+                let fix_up = FixUp { hostname, report: self.report(id, finish), adaptation };
+                Ok(WireWork::DeployPartitions(Box::new(DeployPartitions {
+                    image,
+                    manifest,
+                    partitions,
+                    swaps,
+                    disk,
+                    table,
+                    overwrite,
+                    grow,
+                    fix_up,
+                })))
+            }
         }
     }
 
@@ -279,17 +309,19 @@ impl Service {
         disk: &DiskSelector,
         slot: Option<u16>,
     ) -> anyhow::Result<Overwrite> {
-        if overwrite != Overwrite::BlankOnly || id.generation < 2 {
-            return Ok(overwrite);
-        }
-        let began = AgentEvent::StepStarted { step: Step::Partition };
-        if !self.store().was_said(id.job, id.node, &began).await? {
+        if overwrite != Overwrite::BlankOnly || !self.has_begun(id, Step::Partition).await? {
             return Ok(overwrite);
         }
         let Some(slot) = slot else { return Ok(Overwrite::WholeDisk) };
         let (slots, disk) = (self.store().slots(id.node).await?, disk.to_string());
         let has_others = slots.iter().any(|used| used.disk == disk && used.slot != slot);
         Ok(if has_others { Overwrite::OwnSlot } else { Overwrite::WholeDisk })
+    }
+
+    /// Whether an earlier hand-out came to a step: what is half-made on the disk since is our own.
+    async fn has_begun(&self, id: TaskId, step: Step) -> anyhow::Result<bool> {
+        let began = AgentEvent::StepStarted { step };
+        Ok(id.generation >= 2 && self.store().was_said(id.job, id.node, &began).await?)
     }
 
     /// A revision's manifest, from memory or from the images' disk.

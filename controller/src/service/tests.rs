@@ -5,5 +5,6 @@ mod captures;
 mod comparisons;
 mod enrolment;
 mod jobs;
+mod partitions;
 mod rig;
 mod whole_disk;

@@ -3,7 +3,7 @@
 //! Times are milliseconds since 1970-01-01 UTC.
 
 use crate::{
-    jobs::plan::{DiskUse, LayoutAction, SlotUse},
+    jobs::plan::{DiskUse, LayoutAction, PartitionUse, SlotUse},
     store::{DefaultBoot, JobSpec},
 };
 use metalcast_shared::{
@@ -13,7 +13,7 @@ use metalcast_shared::{
     fresh::{Fresh, FreshKind, FreshLabel},
     id::{ImageName, JobId, Mac, NodeId, Revision},
     inventory::Inventory,
-    to_agent::CaptureSource,
+    to_agent::{CaptureSource, Placed},
     to_controller::LogLevel,
 };
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,9 @@ pub struct NodeView {
     pub slots: Vec<SlotUse>,
     /// Disks that we deployed as a whole.
     pub whole_disks: Vec<DiskUse>,
+    /// What we put into partitions of its disks that are no slots.
+    #[serde(default)]
+    pub partitions: Vec<PartitionUse>,
     /// The job that it is busy with.
     pub job: Option<JobId>,
     /// When it first enrolled.
@@ -71,9 +74,12 @@ pub struct NodeChange {
 pub struct DeployRequest {
     /// `project/name` or `project/name@7`.
     pub image: String,
-    /// The slot; or else the whole disk.
+    /// The slot; or else the whole disk, or partitions.
     #[serde(default)]
     pub slot: Option<u16>,
+    /// Partitions of the image, each with the number of the one on the disk that it goes into.
+    #[serde(default)]
+    pub partitions: Vec<Placed>,
     /// Whether the disk is made that of the image, all of it.
     #[serde(default)]
     pub whole_disk: bool,
@@ -106,7 +112,7 @@ pub struct DeployRequest {
     /// Give a whole disk ids of its own, so that it can be beside another one of the image.
     #[serde(default)]
     pub fresh_ids: bool,
-    /// Have the filesystem fill its slot, or a partition and its filesystem the disk.
+    /// Have filesystems fill their slot or partitions, or a partition and its filesystem the disk.
     #[serde(default)]
     pub grow: Option<GrowRequest>,
     /// How long nodes may take to netboot.
@@ -124,7 +130,8 @@ pub struct DeployRequest {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GrowRequest {
-    /// Number of the partition of a whole disk; without one it is the last with a filesystem that can.
+    /// Number of the partition; without one it is the last of a whole disk with a filesystem that can, or
+    /// all that are deployed and can.
     #[serde(default)]
     pub partition: Option<u16>,
 }
@@ -343,6 +350,22 @@ pub enum TargetView {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         fresh_ids: bool,
     },
+    /// Into partitions that the disk has.
+    Partitions {
+        /// What goes where.
+        placed: Vec<PlacedView>,
+    },
+}
+
+/// A partition of an image, and its place on a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacedView {
+    /// What it is called in the image.
+    pub partition: String,
+    /// Its filesystem, or `swap`.
+    pub filesystem: String,
+    /// Number of the partition on the disk.
+    pub number: u16,
 }
 
 /// A partition that a disk will have.
@@ -377,11 +400,14 @@ pub struct NodePlanView {
     pub layout_action: Option<LayoutAction>,
     /// What grows, if that was asked for.
     #[serde(default)]
-    pub grow: Option<GrowView>,
+    pub grow: Vec<GrowView>,
     /// What we know to be in the slot, or to have made of the disk.
     pub present: Option<Revision>,
     /// What will be lost that we did not put there.
     pub lost: Vec<String>,
+    /// What an operator should know beyond that.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Whether that takes `--yes`.
     pub needs_yes: bool,
     /// Host name of the deployed system.

@@ -5,7 +5,7 @@ use super::{
     NodeRecord, Noted, Store, StoreError, TaskRecord,
 };
 use crate::jobs::{
-    plan::{DiskUse, SlotUse},
+    plan::{DiskUse, PartitionUse, SlotUse},
     task::Life,
 };
 use metalcast_shared::{
@@ -142,6 +142,17 @@ fn whole_disk(row: &SqliteRow) -> Result<DiskUse, StoreError> {
         table: json(row, "table_id", "table id")?,
         image: parsed(row, "image", "image revision")?,
         stage: json(row, "stage", "stage of a whole disk")?,
+        at_unix_ms: row.try_get("at")?,
+    })
+}
+
+fn partition(row: &SqliteRow) -> Result<PartitionUse, StoreError> {
+    Ok(PartitionUse {
+        disk: text(row, "disk")?,
+        number: number(row, "number", "number of a partition")?,
+        image: parsed(row, "image", "image revision")?,
+        partition: text(row, "partition")?,
+        stage: json(row, "stage", "stage of a partition")?,
         at_unix_ms: row.try_get("at")?,
     })
 }
@@ -367,6 +378,13 @@ impl Store {
             .fetch_all(&self.readers)
             .await?;
         rows.iter().map(whole_disk).collect()
+    }
+
+    /// Partitions of a node's disks that we deployed into; not its slots.
+    pub async fn partitions(&self, node: NodeId) -> Result<Vec<PartitionUse>, StoreError> {
+        let query = "SELECT * FROM deployed_partitions WHERE node = $1 ORDER BY disk, number";
+        let rows = sqlx::query(query).bind(node.to_string()).fetch_all(&self.readers).await?;
+        rows.iter().map(partition).collect()
     }
 
     /// Log lines of a job in order, the newest `limit` of them.

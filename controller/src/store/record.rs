@@ -15,9 +15,10 @@ use metalcast_shared::{
     id::{BootId, ImageName, JobId, Mac, NodeId, Revision},
     inventory::{Fingerprint, Inventory},
     layout::Layout,
-    to_agent::{CaptureSource, CompareSource, Overwrite, Packed},
+    table::FoundTable,
+    to_agent::{CaptureSource, CompareSource, Overwrite, Packed, Placed},
     to_controller::LogLevel,
-    whole_disk::TableId,
+    whole_disk::{Swap, TableId},
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -130,6 +131,15 @@ pub enum JobSpec {
         /// When a task is done.
         finish: Finish,
     },
+    /// Put partitions of an image into partitions that disks of nodes have.
+    DeployPartitions {
+        /// The image.
+        image: Revision,
+        /// What goes where, swap included.
+        partitions: Vec<Placed>,
+        /// When a task is done.
+        finish: Finish,
+    },
 }
 
 impl fmt::Display for JobSpec {
@@ -143,6 +153,10 @@ impl fmt::Display for JobSpec {
                 write!(f, "capture slot {slot} as {image}")
             }
             Self::DeployDisk { image, .. } => write!(f, "deploy {image} to the whole disk"),
+            Self::DeployPartitions { image, partitions, .. } => {
+                let places: Vec<String> = partitions.iter().map(ToString::to_string).collect();
+                write!(f, "deploy {image} to partitions {}", places.join(","))
+            }
             Self::Capture { image, disk, source } => {
                 write!(f, "capture {} as {image}", source.of(disk))
             }
@@ -271,13 +285,38 @@ pub enum Work {
         /// When the task is done.
         finish: Finish,
     },
+    /// Put partitions of an image into partitions that the disk has.
+    DeployPartitions {
+        /// The image.
+        image: Revision,
+        /// Which of its partitions goes where.
+        partitions: Vec<Placed>,
+        /// Partitions of the disk that become swap.
+        swaps: Vec<Swap>,
+        /// The disk.
+        disk: DiskSelector,
+        /// The table that it must still have.
+        table: FoundTable,
+        /// What may be lost.
+        overwrite: Overwrite,
+        /// Numbers of the partitions that their filesystems are to fill.
+        grow: Vec<u16>,
+        /// The host name of the systems in them.
+        hostname: String,
+        /// How they are adapted beyond that.
+        adaptation: Adaptation,
+        /// When the task is done.
+        finish: Finish,
+    },
 }
 
 impl Work {
     /// When the task is done.
     pub fn finish(&self) -> Finish {
         match self {
-            Self::Deploy { finish, .. } | Self::DeployDisk { finish, .. } => *finish,
+            Self::Deploy { finish, .. }
+            | Self::DeployDisk { finish, .. }
+            | Self::DeployPartitions { finish, .. } => *finish,
             Self::SelectSlot { .. } => Finish::LocalBoot,
             Self::Capture { .. } | Self::Compare { .. } => Finish::Saved,
         }
@@ -289,6 +328,7 @@ impl Work {
             Self::Capture { saved, .. } => saved.as_ref(),
             Self::Deploy { .. }
             | Self::DeployDisk { .. }
+            | Self::DeployPartitions { .. }
             | Self::SelectSlot { .. }
             | Self::Compare { .. } => None,
         }
@@ -300,6 +340,7 @@ impl Work {
             Self::Compare { found, .. } => found.as_deref(),
             Self::Deploy { .. }
             | Self::DeployDisk { .. }
+            | Self::DeployPartitions { .. }
             | Self::SelectSlot { .. }
             | Self::Capture { .. } => None,
         }
@@ -313,7 +354,10 @@ impl Work {
     /// Whether what is on the disk is, or may be, another than before when it is not done.
     pub fn changes_disk(&self) -> bool {
         match self {
-            Self::Deploy { .. } | Self::DeployDisk { .. } | Self::SelectSlot { .. } => true,
+            Self::Deploy { .. }
+            | Self::DeployDisk { .. }
+            | Self::DeployPartitions { .. }
+            | Self::SelectSlot { .. } => true,
             Self::Capture { .. } | Self::Compare { .. } => false,
         }
     }
@@ -321,9 +365,9 @@ impl Work {
     /// How what it deploys is adapted.
     pub fn adaptation(&self) -> Option<&Adaptation> {
         match self {
-            Self::Deploy { adaptation, .. } | Self::DeployDisk { adaptation, .. } => {
-                Some(adaptation)
-            }
+            Self::Deploy { adaptation, .. }
+            | Self::DeployDisk { adaptation, .. }
+            | Self::DeployPartitions { adaptation, .. } => Some(adaptation),
             Self::SelectSlot { .. } | Self::Capture { .. } | Self::Compare { .. } => None,
         }
     }
@@ -333,6 +377,7 @@ impl Work {
         match self {
             Self::Deploy { image, .. }
             | Self::DeployDisk { image, .. }
+            | Self::DeployPartitions { image, .. }
             | Self::Compare { image, .. } => Some(image),
             Self::SelectSlot { .. } | Self::Capture { .. } => None,
         }

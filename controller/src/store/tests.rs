@@ -12,7 +12,7 @@ use metalcast_shared::{
     id::{BootId, JobId, Mac, NodeId, Revision},
     inventory::{Fingerprint, Inventory},
     layout::Layout,
-    to_agent::Overwrite,
+    to_agent::{CompareSource, Overwrite},
     to_controller::LogLevel,
     whole_disk::TableId,
 };
@@ -313,6 +313,27 @@ async fn what_was_left_is_known_until_something_else_is_written_there() {
     used.disk = "A".into();
     store.apply(&[Change::WholeDisk { node, used }]).await.unwrap();
     assert_eq!(known().await, (None, None));
+}
+
+#[tokio::test]
+async fn a_comparison_of_before_whole_disks_were_compared_is_read() {
+    let (_dir, store) = store().await;
+    let owner = node("node1", &[1]);
+    let mut task = task(1, &owner);
+    let source = CompareSource::Slot { layout: layout(), slot: 5, partition: "sda1".into() };
+    let disk = DiskSelector { serial: Some("A".into()), wwn: None, bytes: 7 };
+    let image = "lab/debian@1".parse().unwrap();
+    task.work = Work::Compare { image, disk, source, as_left: None, found: None };
+    let changes =
+        [Change::Node(Box::new(owner)), Change::Job(job(1)), Change::Task(Box::new(task.clone()))];
+    store.apply(&changes).await.unwrap();
+    let old = "UPDATE tasks SET work = json_remove(json_patch(work, json_extract(work, '$.source.slot')), '$.source')";
+    let migration = include_str!("../../migrations/0008_whole_disks_as_left.sql");
+    let update = &migration[migration.find("UPDATE tasks").unwrap()..];
+    for sql in [old, update] {
+        sqlx::query(sql).execute(&store.writer).await.unwrap();
+    }
+    assert_eq!(store.task(JobId(1), task.node).await.unwrap(), Some(task));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     causes::with_causes,
-    jobs::plan::{DiskUse, SlotStage, SlotUse},
+    jobs::plan::{DiskUse, PartitionUse, SlotStage, SlotUse},
 };
 use metalcast_shared::{id::NodeId, layout::Layout};
 use serde::Serialize;
@@ -61,14 +61,22 @@ pub enum Change {
         /// The encoded [`metalcast_shared::as_left::AsLeft`].
         encoded: Vec<u8>,
     },
-    /// What we made of a whole disk of a node; what lay in slots of it is gone.
+    /// What we put into partitions of a node's disk that are no slots.
+    Partitions {
+        /// The node.
+        node: NodeId,
+        /// What.
+        used: Vec<PartitionUse>,
+    },
+    /// What we made of a whole disk of a node; what lay in slots and partitions of it is gone.
     WholeDisk {
         /// The node.
         node: NodeId,
         /// What.
         used: DiskUse,
     },
-    /// A disk gets a partition table: what lay in slots of other layouts, or on all of it, is gone.
+    /// A disk gets a partition table, or has it: what lay in slots of other layouts, on all of it, or in
+    /// partitions while it had no slots of this one, is gone.
     ForgetOtherLayouts {
         /// The node.
         node: NodeId,
@@ -271,6 +279,12 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
             .await?;
             Ok(())
         }
+        Change::Partitions { node, used } => {
+            for used in used {
+                write_partition(db, *node, used).await?;
+            }
+            Ok(())
+        }
         Change::WholeDisk { node, used } => write_whole_disk(db, *node, used).await,
         Change::ForgetOtherLayouts { node, disk, layout } => {
             sqlx::query("DELETE FROM slots WHERE node = $1 AND disk = $2 AND layout <> $3")
@@ -282,8 +296,16 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
             sqlx::query("DELETE FROM whole_disks WHERE node = $1 AND disk = $2")
                 .bind(node.to_string())
                 .bind(disk)
-                .execute(db)
+                .execute(&mut *db)
                 .await?;
+            sqlx::query(
+                "DELETE FROM deployed_partitions WHERE node = $1 AND disk = $2
+                 AND NOT EXISTS (SELECT 1 FROM slots WHERE node = $1 AND disk = $2)",
+            )
+            .bind(node.to_string())
+            .bind(disk)
+            .execute(db)
+            .await?;
             Ok(())
         }
         Change::Audit(audit) => {
@@ -449,12 +471,39 @@ async fn write_slot(
     Ok(())
 }
 
+async fn write_partition(
+    db: &mut SqliteConnection,
+    node: NodeId,
+    used: &PartitionUse,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO deployed_partitions (node, disk, number, image, partition, stage, at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (node, disk, number) DO UPDATE SET image = $4, partition = $5, stage = $6, at = $7",
+    )
+    .bind(node.to_string())
+    .bind(&used.disk)
+    .bind(i64::from(used.number))
+    .bind(used.image.to_string())
+    .bind(&used.partition)
+    .bind(json(&used.stage))
+    .bind(used.at_unix_ms)
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 async fn write_whole_disk(
     db: &mut SqliteConnection,
     node: NodeId,
     used: &DiskUse,
 ) -> Result<(), sqlx::Error> {
     if used.stage == SlotStage::Writing {
+        sqlx::query("DELETE FROM deployed_partitions WHERE node = $1 AND disk = $2")
+            .bind(node.to_string())
+            .bind(&used.disk)
+            .execute(&mut *db)
+            .await?;
         // What an earlier deploy left is gone.
         sqlx::query("DELETE FROM disks_as_left WHERE node = $1 AND disk = $2")
             .bind(node.to_string())

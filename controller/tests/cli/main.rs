@@ -188,6 +188,18 @@ fn an_image_goes_in_and_is_planned_onto_disks() {
     deploy("node1", &["--disk", "D9"]).exits(5).says("no disk has serial or WWN D9");
     deploy("node2", &["--dry-run"]).exits(0).prints("LOST").prints("ntfs");
     deploy("node2", &[]).exits(5).says("ntfs").says("--yes");
+    let partitions = |more: &[&str]| {
+        site.cli(&[&["deploy", "lab/tiny", "--nodes", "node2", "--partitions"], more].concat())
+    };
+    let plan = partitions(&["sda1:1", "--grow", "--dry-run"]);
+    let plan =
+        plan.exits(0).prints("lab/tiny@1, into these partitions; all else on the disk stays:");
+    plan.prints("1 ext4 of sda1").prints("LOST      partition 1: ntfs").prints("grows     1 from");
+    partitions(&["sda1:1"]).exits(5).says("WARNING   partition 1 has type 0x07").says("--yes");
+    partitions(&["sda1:7"]).exits(5).says("it has no partition 7; it has 1");
+    partitions(&["sda7:1"]).exits(3).says("has no partition sda7; it has sda1 (ext4)");
+    partitions(&["sda1"]).exits(2).says("as in sda1:3");
+    partitions(&["sda1:1", "--slot", "5"]).exits(2).says("--slot");
     assert_eq!(site.json(&["job", "list"]), serde_json::json!([]), "nothing has begun");
 
     deploy("node2", &["--yes"]).exits(0).prints("job 1");

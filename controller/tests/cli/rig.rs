@@ -13,6 +13,8 @@ use metalcast_shared::{
     id::{Mac, NodeId},
     inventory::{Fingerprint, Inventory},
     layout::Layout,
+    table::{FoundPartition, FoundTable, PartitionKind},
+    whole_disk::TableId,
 };
 use serde_json::Value;
 use std::{
@@ -158,7 +160,21 @@ impl Site {
     pub fn add_node(&self, name: &str, state: &str, data: bool) {
         let what = "ntfs \"Windows\"".to_owned();
         let content = Content { partition: Some(1), what, bytes: 1 << 30 };
-        let disk = Disk { contents: if data { vec![content] } else { Vec::new() }, ..disk(name) };
+        let windows = FoundPartition {
+            number: 1,
+            start_bytes: 1 << 20,
+            bytes: 1 << 30,
+            kind: PartitionKind::Mbr(0x07),
+            in_use: None,
+        };
+        let (contents, table) = match data {
+            true => {
+                let id = TableId::Mbr(0x77);
+                (vec![content], Some(FoundTable { id, partitions: vec![windows] }))
+            }
+            false => (Vec::new(), None),
+        };
+        let disk = Disk { contents, table, ..disk(name) };
         let mac = Mac([2, 0, 0, 0, 0, name.as_bytes()[name.len() - 1]]);
         let record = NodeRecord {
             id: NodeId(Uuid::now_v7()),

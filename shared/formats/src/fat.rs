@@ -1,7 +1,10 @@
-//! The serial number of a FAT, by which Linux calls it `UUID=`: in its boot sector, and in that sector's
-//! copy where there is one.
+//! What the boot sector of a FAT says of the volume, and that sector's copy where there is one: the serial
+//! number, by which Linux calls it `UUID=`, and where on its disk it is.
 
-use crate::bytes::{le_u16, le_u32};
+use crate::{
+    bpb,
+    bytes::{le_u16, le_u32},
+};
 
 /// As much of a volume as [`Labelled::of`] looks at, in bytes.
 pub const SECTOR_BYTES: usize = 512;
@@ -47,6 +50,12 @@ impl Labelled {
         self.serial = serial;
         self
     }
+
+    /// Beginning at `start_bytes` of its disk. Besides it the first sector that it had and that it has.
+    pub fn placed_at(mut self, start_bytes: u64) -> (Self, [u32; 2]) {
+        let moved = bpb::set_place(&mut self.sector, start_bytes);
+        (self, moved)
+    }
 }
 
 /// A serial number as `blkid` prints it.
@@ -79,7 +88,8 @@ mod tests {
                 (serial_text(fat.serial).as_str(), width == "32"),
                 ("1234-5678", fat.copy_at.is_some())
             );
-            let new = fat.with_serial(0xabc);
+            let (new, [_, is]) = fat.with_serial(0xabc).placed_at(5 << 20);
+            assert_eq!((is, bpb::sector_bytes(&new.sector)), (10240, Some(512)));
             disk.write_all_at(&new.sector, 0).unwrap();
             if let Some(at) = new.copy_at {
                 disk.write_all_at(&new.sector, at).unwrap();

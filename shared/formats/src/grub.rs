@@ -19,7 +19,9 @@ pub mod recipe;
 #[cfg(test)]
 mod tests;
 
-pub use boot_sector::{BootImageError, Place, SlotBoot, blank_boot_code, boot_sector, is_blank};
+pub use boot_sector::{
+    BootImageError, Place, SlotBoot, blank_boot_code, boot_sector, is_blank, with_boot_code,
+};
 pub use core_image::{CoreError, place_core, reprefix};
 pub use install::{
     Files, InstallError, disk_writes, slot_blank_writes, slot_boot_write, slot_core_write,

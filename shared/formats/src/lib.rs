@@ -1,5 +1,6 @@
 //! Under construction.
 
+pub mod bpb;
 mod bytes;
 pub mod capture;
 pub mod chunk;

@@ -37,6 +37,9 @@ pub const BOOT_CODE_BYTES: usize = 0x1b8;
 
 /// Offset of the disk signature in sector 0, in bytes; the table follows it.
 const SIGNATURE_OFFSET: usize = BOOT_CODE_BYTES;
+/// The geometry that every tool assumes today: so many heads, and so many sectors in a track.
+pub(crate) const HEADS: u16 = 255;
+pub(crate) const SECTORS_PER_TRACK: u16 = 63;
 pub(crate) const FIRST_LOGICAL: u16 = 5;
 
 /// Bytes to be put on a disk. May be shorter than a sector: what is around them stays.

@@ -3,7 +3,10 @@
 //! Windows' boot code reads the volume by "hidden sectors", the sector of the disk that the volume begins
 //! at. A copy of the sector lies right behind the volume, where no image has it: it belongs to no cluster.
 
-use crate::bytes::{le_u16, le_u32, le_u64};
+use crate::{
+    bpb,
+    bytes::{le_u16, le_u64},
+};
 
 /// As much of a volume as [`fitted`] looks at, in bytes.
 pub const SECTOR_BYTES: usize = 512;
@@ -11,7 +14,6 @@ pub const SECTOR_BYTES: usize = 512;
 const MAGIC: &[u8] = b"NTFS    ";
 const MAGIC_AT: usize = 3;
 const UNIT_AT: usize = 0x0b;
-const HIDDEN_AT: usize = 0x1c;
 const TOTAL_AT: usize = 0x28;
 
 /// A boot sector for one place.
@@ -28,7 +30,6 @@ pub struct Fitted {
 }
 
 /// The boot sector for a volume that begins at `start_bytes` of its disk; `None` if it is none of an NTFS.
-/// A place that 32 bits cannot say is left as it was: no boot code reads it there.
 pub fn fitted(sector: &[u8; SECTOR_BYTES], start_bytes: u64) -> Option<Fitted> {
     let unit = u64::from(le_u16(sector, UNIT_AT));
     let is_ntfs = &sector[MAGIC_AT..MAGIC_AT + MAGIC.len()] == MAGIC
@@ -36,10 +37,8 @@ pub fn fitted(sector: &[u8; SECTOR_BYTES], start_bytes: u64) -> Option<Fitted> {
         && (256..=4096).contains(&unit);
     let total = le_u64(sector, TOTAL_AT);
     let copy_at = total.checked_mul(unit).filter(|_| is_ntfs && total > 0)?;
-    let was = le_u32(sector, HIDDEN_AT);
-    let is = u32::try_from(start_bytes / unit).unwrap_or(was);
     let mut sector = *sector;
-    sector[HIDDEN_AT..HIDDEN_AT + 4].copy_from_slice(&is.to_le_bytes());
+    let [was, is] = bpb::set_place(&mut sector, start_bytes);
     Some(Fitted { sector, was, is, copy_at })
 }
 
@@ -64,6 +63,8 @@ mod tests {
         let fitted = fitted(&first, 1 << 20).unwrap();
         assert_eq!((fitted.is, fitted.copy_at), (2048, bytes - 512));
         assert_eq!(read(fitted.copy_at), first);
+        let [track, heads] = [0x18, 0x1a].map(|at| le_u16(&fitted.sector, at));
+        assert_eq!((track, heads, bpb::sector_bytes(&first)), (63, 255, Some(512)));
         let again = super::fitted(&fitted.sector, 1 << 20).unwrap();
         assert_eq!((again.was, again.sector), (2048, fitted.sector));
         let far = super::fitted(&fitted.sector, 1 << 50).unwrap();

@@ -172,6 +172,19 @@ impl Contents {
     }
 }
 
+impl Contents {
+    /// What larger thing this is a part of: it holds more than what is on this partition.
+    pub fn part_of(&self) -> Option<&'static str> {
+        let part = |(kind, what): &(Kind, &'static str)| self.find(*kind).map(|_| *what);
+        let larger = [
+            (Kind::Lvm2, "it is a physical volume of LVM"),
+            (Kind::MdRaid, "it is a member of a RAID"),
+            (Kind::Zfs, "it is a member of a ZFS pool"),
+        ];
+        larger.iter().find_map(part)
+    }
+}
+
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind.name())?;

@@ -27,6 +27,8 @@ use crate::{
 };
 use disk::Disk;
 pub use ext::Places;
+use marks::Marks;
+use metalcast_shared::manifest::Run;
 use std::{
     fmt,
     io::{self, Read, Seek},
@@ -34,6 +36,12 @@ use std::{
 
 /// Kept of every file whose content is left out: its header says what state it is in.
 const KEPT_OF_LEFT_OUT_BYTES: u64 = 64 << 10;
+
+/// partclone's programs whose images have one block a sector.
+const OF_SECTORS: [&str; 3] = ["fat12", "vfat", "exfat"];
+
+/// Blocks whose runs are looked at together.
+const RUNS_OF: u32 = 1 << 16;
 
 /// The used blocks of a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +120,29 @@ impl UsedMap {
     /// Bytes of files that are left out.
     pub fn left_out_bytes(&self) -> u64 {
         self.left_out.iter().map(|file| file.bytes).sum()
+    }
+
+    /// The same in blocks of another size, where that is no other filesystem: of FAT and exFAT, whose blocks are
+    /// several sectors here and single ones in partclone's images.
+    ///
+    /// # Errors
+    /// The map as it is.
+    pub fn in_blocks_of(self, block_bytes: u32) -> Result<Self, Self> {
+        if self.block_bytes == block_bytes {
+            return Ok(self);
+        }
+        let each = u64::from(self.block_bytes.checked_div(block_bytes).unwrap_or(0));
+        let is_whole = each * u64::from(block_bytes) == u64::from(self.block_bytes);
+        let is_same = is_whole && OF_SECTORS.contains(&self.program);
+        let blocks = self.used.blocks().checked_mul(each).filter(|_| is_same);
+        let Some(blocks) = blocks else { return Err(self) };
+        let mut marks = Marks::none(blocks);
+        for first in (0..self.used.blocks()).step_by(RUNS_OF as usize) {
+            for Run { start, count } in self.used.runs(first, RUNS_OF) {
+                marks.set((first + u64::from(start)) * each, u64::from(count) * each);
+            }
+        }
+        Ok(Self { block_bytes, used: marks.into_bitmap(), ..self })
     }
 
     /// Counts every block as used: for a filesystem whose records are not to be trusted.

@@ -1,20 +1,26 @@
 //! What the table of a whole disk comes to on one particular disk: what has to be written, and where its
-//! partitions are. The table on a disk is known again by its id.
+//! partitions are; and the table that is on a disk.
 
 use crate::{
     gpt,
     layout::SECTOR_BYTES,
     mbr::{self, Write},
 };
-use metalcast_shared::whole_disk::{DiskTable, GptPartition, MbrPartition, TableId, WholeDisk};
-use std::io::{self, Read, Seek};
+use metalcast_shared::{
+    table::PartitionKind,
+    whole_disk::{DiskTable, GptPartition, MbrPartition, WholeDisk},
+};
 use uuid::{Uuid, uuid};
 
+mod found;
 mod grow;
+mod kinds;
 #[cfg(test)]
 mod tests;
 
+pub use found::{found, places};
 pub use grow::{GrowError, Grown, grown, last_growable};
+pub use kinds::goes_with;
 
 /// GPT type of the partition that UEFI firmware starts from.
 const ESP: Uuid = uuid!("c12a7328-f81f-11d2-ba4b-00a0c93ec93b");
@@ -54,6 +60,17 @@ pub enum Role {
     Esp,
     /// It is the frame of the logical ones.
     Extended,
+}
+
+impl Role {
+    /// Of a partition of this type.
+    pub fn of(kind: PartitionKind) -> Self {
+        match kind {
+            PartitionKind::Mbr(kind) if mbr::is_extended(kind) => Self::Extended,
+            PartitionKind::Mbr(KIND_ESP) | PartitionKind::Gpt(ESP) => Self::Esp,
+            PartitionKind::Mbr(_) | PartitionKind::Gpt(_) => Self::Data,
+        }
+    }
 }
 
 /// Why a table cannot be put on a disk.
@@ -151,25 +168,6 @@ pub fn needed_bytes(whole: &WholeDisk) -> Result<u64, PlanError> {
     Ok(needed)
 }
 
-/// The id of the table that is on a disk, if there is one that is whole.
-pub fn table_id<D: Read + Seek>(
-    disk: &mut D,
-    disk_bytes: u64,
-    sector_bytes: u32,
-) -> io::Result<Option<TableId>> {
-    match mbr::read(disk, disk_bytes / SECTOR_BYTES) {
-        Ok(table) if !table.is_gpt_protective() => return Ok(Some(TableId::Mbr(table.signature))),
-        Err(mbr::ReadError::Io { source, .. }) => return Err(source),
-        // A GPT that was being written has no MBR yet.
-        Ok(_) | Err(_) => {}
-    }
-    match gpt::read(disk, disk_bytes / u64::from(sector_bytes.max(1)), sector_bytes) {
-        Ok(table) => Ok(Some(TableId::Gpt(table.disk_guid))),
-        Err(gpt::ReadError::Io { source, .. }) => Err(source),
-        Err(gpt::ReadError::Damaged { .. }) => Ok(None),
-    }
-}
-
 fn mbr_entry(part: &MbrPartition) -> mbr::PartitionEntry {
     let MbrPartition { number, kind, start_lba, sectors, bootable, ebr_lba } = *part;
     mbr::PartitionEntry { number, kind, start_lba, sectors, bootable, ebr_lba }
@@ -191,20 +189,16 @@ fn extents(table: &DiskTable, unit: u64) -> Vec<Extent> {
     };
     let mut extents: Vec<Extent> = match table {
         DiskTable::Mbr { partitions, .. } => {
-            let role = |part: &MbrPartition| match part.kind {
-                _ if mbr_entry(part).is_extended() => Role::Extended,
-                KIND_ESP => Role::Esp,
-                _ => Role::Data,
-            };
             let each = |part: &MbrPartition| {
-                extent(part.number, part.start_lba, part.sectors, role(part), part.ebr_lba)
+                let role = Role::of(PartitionKind::Mbr(part.kind));
+                extent(part.number, part.start_lba, part.sectors, role, part.ebr_lba)
             };
             partitions.iter().map(each).collect()
         }
         DiskTable::Gpt { partitions, .. } => {
-            let role = |kind: Uuid| if kind == ESP { Role::Esp } else { Role::Data };
             let each = |part: &GptPartition| {
-                extent(part.number, part.start_lba, part.sectors, role(part.kind), None)
+                let role = Role::of(PartitionKind::Gpt(part.kind));
+                extent(part.number, part.start_lba, part.sectors, role, None)
             };
             partitions.iter().map(each).collect()
         }

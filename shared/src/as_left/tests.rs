@@ -10,7 +10,8 @@ fn left() -> AsLeft {
         bytes: 1 << 30,
         blocks,
     };
-    let areas = vec![Area { start: 0, bytes: 1 << 20, hash: Hash([2; 32]) }];
+    let area = |start| Area { start, bytes: 4096, hash: Hash([2; 32]) };
+    let areas = vec![area(0), area(4096), area(1 << 29)];
     AsLeft { areas, partitions: vec![of(1, Some(blocks())), of(2, None)] }
 }
 
@@ -27,12 +28,16 @@ fn what_was_left_is_read_as_it_was_written_unless_it_contradicts_itself() {
     assert_eq!(AsLeft::decode(&good.encode()).unwrap(), good);
     assert_eq!(blocks().chunk(9).unwrap().runs, []);
     assert!(blocks().chunk(4).is_none());
-    let spoils: [(&str, Spoil); 5] = [
-        ("boot area", |left| left.areas[0].bytes = u32::MAX),
-        ("more partitions", |left| left.areas = vec![left.areas[0]; 999]),
+    let spoils: [(&str, Spoil); 9] = [
+        ("too long", |left| left.areas[0].bytes = 4097),
+        ("areas that meet", |left| left.areas[1].start = 4095),
+        ("areas that meet", |left| left.areas.swap(0, 1)),
+        ("partitions that meet", |left| left.partitions[0].bytes += 1),
+        ("one name", |left| left.partitions[1].partition = "sda1".into()),
+        ("beyond their partition", |left| left.partitions[0].bytes = 4096 * 2599),
         ("partitions out of order", |left| left.partitions.swap(0, 1)),
         ("no disk has", |left| left.partitions[0].start = u64::MAX),
-        ("no disk has", |left| left.areas[0].start = u64::MAX),
+        ("no disk has", |left| left.areas[2].start = u64::MAX),
     ];
     for (what, spoil) in spoils {
         let mut left = left();
@@ -42,7 +47,7 @@ fn what_was_left_is_read_as_it_was_written_unless_it_contradicts_itself() {
     }
     let spoils: [(&str, fn(&mut LeftBlocks)); 8] = [
         ("block size", |left| left.block_bytes = 0),
-        ("counted", |left| left.total_blocks = u64::MAX),
+        ("beyond their partition", |left| left.total_blocks = u64::MAX),
         ("chunks out of order", |left| left.chunks.swap(0, 1)),
         ("beyond its chunk", |left| left.chunks[0].runs[1].count = 252),
         ("beyond its chunk", |left| left.chunks[0].runs[1].count = u32::MAX),
@@ -57,6 +62,18 @@ fn what_was_left_is_read_as_it_was_written_unless_it_contradicts_itself() {
         assert!(error.contains(what), "{what}: {error}");
     }
     assert!(matches!(AsLeft::decode(b"\xff"), Err(AsLeftError::Encoding(_))));
+    // A few bytes each, and far more than any disk has.
+    let many = AsLeft { areas: vec![left().areas[0]; MAX_AREAS + 1], ..AsLeft::default() };
+    assert!(matches!(AsLeft::decode(&many.encode()), Err(AsLeftError::Encoding(_))));
+    let of = |number| LeftPartition {
+        number,
+        bytes: 0,
+        start: 0,
+        partition: String::new(),
+        blocks: None,
+    };
+    let many = AsLeft { areas: vec![], partitions: (0..300).map(of).collect() };
+    assert!(matches!(AsLeft::decode(&many.encode()), Err(AsLeftError::Encoding(_))));
 }
 
 #[test]

@@ -209,7 +209,7 @@ pub fn tables(bytes: &[u8]) {
         let _ = capture::side_files(&source, &planned, |_, _| Ok::<_, CaptureError>(()));
     }
     let _ = ext::Superblock::parse(bytes);
-    let _ = whole_disk::table_id(&mut Cursor::new(bytes), bytes.len() as u64, 512);
+    let _ = whole_disk::found(&mut Cursor::new(bytes), bytes.len() as u64, 512);
     let _ = bytes.first_chunk().map(|sector| ntfs::fitted(sector, 1 << 20));
     if let Ok(environment) = grubenv::GrubEnv::parse(bytes) {
         let _ = environment.variables();

@@ -1,20 +1,23 @@
 //! What of a disk is no partition's: tables, boot code, and what boot loaders have behind it.
 
-use crate::{
-    disk::{Device, MIB},
-    task::StepLog,
-};
+use crate::{disk::Device, task::StepLog};
 use metalcast_shared::{
-    as_left::{Area, Change, Comparison, MAX_RANGES, Place, Range},
+    as_left::{Area, Change, Comparison, MAX_AREA_BYTES, MAX_RANGES, Place, Range},
     hash::Hash,
 };
 
 /// What lives there.
 const PLACE: &str = "partition table and boot code";
 
-/// The area, as it is now.
-pub(super) fn look(device: &Device<'_>, start: u64, bytes: u32) -> anyhow::Result<Area> {
-    Ok(Area { start, bytes, hash: hash(device, start, bytes)? })
+/// What is in some ranges of a disk now (first byte and length).
+pub(super) fn look(device: &Device<'_>, ranges: &[(u64, u32)]) -> anyhow::Result<Vec<Area>> {
+    let pieces = ranges.iter().flat_map(|(start, bytes)| {
+        (0..*bytes).step_by(MAX_AREA_BYTES as usize).map(move |at| {
+            let (start, bytes) = (start + u64::from(at), (bytes - at).min(MAX_AREA_BYTES));
+            Ok(Area { start, bytes, hash: hash(device, start, bytes)? })
+        })
+    });
+    pieces.collect()
 }
 
 /// Holds areas against what was left there.
@@ -33,10 +36,16 @@ pub(super) fn compare(
             continue;
         }
         all.drift.bytes += length;
-        all.drift.count += 1;
-        if all.drift.first.len() < MAX_RANGES {
-            let (change, place) = (Change::Changed, PLACE.to_owned());
-            all.drift.first.push(Range { start, bytes: length, change, place });
+        let first = &mut all.drift.first;
+        match first.last_mut() {
+            Some(latest) if latest.start + latest.bytes == start => latest.bytes += length,
+            _ => {
+                all.drift.count += 1;
+                if first.len() < MAX_RANGES {
+                    let (change, place) = (Change::Changed, PLACE.to_owned());
+                    first.push(Range { start, bytes: length, change, place });
+                }
+            }
         }
     }
     if all.drift.bytes > 0 {
@@ -46,7 +55,5 @@ pub(super) fn compare(
 }
 
 fn hash(device: &Device<'_>, start: u64, bytes: u32) -> anyhow::Result<Hash> {
-    let pieces = (0..u64::from(bytes)).step_by(MIB as usize);
-    let extents = pieces.map(|at| (start + at, (u64::from(bytes) - at).min(MIB) as usize));
-    device.whole().hash(extents)
+    device.whole().hash(std::iter::once((start, bytes as usize)))
 }

@@ -9,12 +9,50 @@ use crate::{
     disk::{Device, Window},
     task::{ChunkSource, StepLog, readers},
 };
+use anyhow::ensure;
 use metalcast_formats::{
     clonezilla::RAW,
     region::Region,
     used::{self, Places, UsedMap},
 };
-use metalcast_shared::as_left::Comparison;
+use metalcast_shared::{as_left::Comparison, manifest::Partition};
+
+/// Most blocks of a filesystem that is looked at: half a TiB in blocks of 4 KiB. Their map takes 16 MiB, which a deploy
+/// has left.
+const MAX_BLOCKS: u64 = 1 << 27;
+
+/// Which blocks of a place are used.
+pub(super) enum Use {
+    /// By what the filesystem says, in blocks as they are wanted.
+    Known(UsedMap),
+    /// By a filesystem with blocks of another size.
+    Another(UsedMap),
+    /// Nothing there tells: the image's blocks count.
+    Unknown,
+}
+
+/// Looks at what a partition of the image became; blocks are made as small as they are wanted.
+pub(super) fn used(
+    device: &Device<'_>,
+    (start, bytes): (u64, u64),
+    partition: &Partition,
+    wanted: Option<u32>,
+) -> anyhow::Result<Use> {
+    if partition.filesystem == RAW {
+        return Ok(Use::Unknown);
+    }
+    // Maps have blocks of 4 KiB at least, but for small filesystems.
+    let is_too_large = |block_bytes: u32| bytes / u64::from(block_bytes.max(1)) > MAX_BLOCKS;
+    let too_large =
+        || format!("filesystems of more than {MAX_BLOCKS} blocks are too large for that");
+    ensure!(!is_too_large(4096) && !wanted.is_some_and(is_too_large), too_large());
+    let map = used::read(&mut Region::new(device, start, bytes), bytes)?;
+    if map.program == RAW {
+        return Ok(Use::Unknown);
+    }
+    let wanted = wanted.unwrap_or(map.block_bytes);
+    Ok(map.in_blocks_of(wanted).map_or_else(Use::Another, Use::Known))
+}
 
 /// What the filesystem that is there says of it.
 pub(super) struct Place<'d> {
@@ -28,44 +66,47 @@ impl<'d> Place<'d> {
     /// Looks at which of its blocks are used.
     pub(super) fn of(
         device: &'d Device<'_>,
-        part: &Part,
+        part: &Part<'_>,
         log: &StepLog<'_>,
     ) -> anyhow::Result<Self> {
-        let window = device.window(part.start, part.bytes)?;
-        let mut region = Region::new(device, part.start, part.bytes);
+        let Part { partition, start, bytes, left } = part;
         let mut remarks = Vec::new();
-        if part.left.is_none() {
+        if left.is_none() {
             remarks.push(
                 "it is not known what the deploy left: its fix-ups count as drift".to_owned(),
             );
         }
-        let block_bytes =
-            part.left.as_ref().map_or(part.partition.block_bytes, |left| left.block_bytes);
-        let is_raw = part.partition.filesystem == RAW;
-        let map = match used::read(&mut region, part.bytes) {
-            _ if is_raw => None,
-            Ok(map) if map.block_bytes == block_bytes => {
+        let block_bytes = left.as_ref().map_or(partition.block_bytes, |left| left.block_bytes);
+        let map = match used(device, (*start, *bytes), partition, Some(block_bytes)) {
+            Ok(Use::Known(map)) => {
                 let name = map.program;
-                let (used, all) = (map.used_bytes() >> 20, part.bytes >> 20);
-                log.note(format!("{}: {name}, {used} MiB of {all} are used", part.partition.name));
+                let (used, all) = (map.used_bytes() >> 20, bytes >> 20);
+                log.note(format!("{}: {name}, {used} MiB of {all} are used", partition.name));
                 remarks.extend(map.unclean.iter().map(|why| {
                     format!("{name}: {why}; what it says of its blocks may not be the latest")
                 }));
                 Some(map)
             }
-            Ok(map) => {
+            Ok(Use::Another(map)) => {
                 let (name, has) = (map.program, map.block_bytes);
                 remarks
                     .push(format!("another filesystem is there ({name}, blocks of {has} bytes)"));
                 None
             }
+            Ok(Use::Unknown) => {
+                if partition.filesystem != RAW {
+                    remarks.push("no filesystem that is known here is there any more".to_owned());
+                }
+                None
+            }
             Err(error) => {
-                remarks.push(format!("{:#}", anyhow::Error::from(error)));
+                remarks.push(format!("{error:#}"));
                 None
             }
         };
-        let places =
-            map.as_ref().and_then(|_| used::places(&mut region, part.bytes).ok().flatten());
+        let window = device.window(*start, *bytes)?;
+        let mut region = Region::new(device, *start, *bytes);
+        let places = map.as_ref().and_then(|_| used::places(&mut region, *bytes).ok().flatten());
         remarks.iter().for_each(|remark| log.note(remark));
         Ok(Self { window, map, places, remarks })
     }
@@ -73,7 +114,7 @@ impl<'d> Place<'d> {
     /// Reads all that is, or was, in use.
     pub(super) fn compare(
         self,
-        part: &Part,
+        part: &Part<'_>,
         source: &dyn ChunkSource,
         progress: &mut Progress,
         log: &StepLog<'_>,
@@ -81,9 +122,9 @@ impl<'d> Place<'d> {
         let Self { window, map, places, remarks } = self;
         let left = part.left.as_ref();
         let is_new = left.is_some_and(|left| left.is_new);
-        let image = (!is_new).then_some(FromImage { partition: &part.partition, source });
+        let image = (!is_new).then_some(FromImage { partition: part.partition, source });
         let slot = Slot::new(window, image, map.as_ref(), left)?;
-        progress.correct(&part.partition, &slot);
+        progress.correct(part.partition, &slot);
         let mut tally = Tally::new(slot.block_bytes, places.as_ref());
         slot.each_batch(&mut |batch| {
             let (mut found, mut unequal) = (Vec::new(), Vec::new());

@@ -3,6 +3,7 @@
 
 use super::{
     Progress, areas,
+    place::{self, Use},
     spots::{FromImage, Slot, Spot},
 };
 use crate::{
@@ -13,17 +14,13 @@ use crate::{
         readers,
     },
 };
-use anyhow::{Context, ensure};
-use metalcast_formats::{clonezilla::RAW, layout::SECTOR_BYTES, region::Region, used};
+use anyhow::{Context, bail, ensure};
+use metalcast_formats::layout::SECTOR_BYTES;
 use metalcast_shared::{
     as_left::{AsLeft, LeftBlocks, LeftChunk, LeftPartition, MAX_AS_LEFT_BYTES, MAX_PRINTS, print},
     hash::Hash,
     manifest::Partition,
 };
-
-/// Most blocks of a filesystem that is remembered: half a TiB in blocks of 4 KiB. Their map takes 16 MiB,
-/// which a deploy has left.
-const MAX_BLOCKS: u64 = 1 << 27;
 
 /// A partition that a deploy has filled.
 pub(in crate::task) struct LeftPart<'p> {
@@ -39,8 +36,7 @@ pub(in crate::task) struct LeftPart<'p> {
     pub(in crate::task) source: &'p dyn ChunkSource,
 }
 
-/// What was left in a slot. The system is complete by now: that this is not remembered does not fail the
-/// deploy.
+/// What was left in a slot.
 pub(in crate::task) fn slot(
     image: &Image<'_>,
     target: &Target,
@@ -54,24 +50,18 @@ pub(in crate::task) fn slot(
         bytes: target.slot.sectors * SECTOR_BYTES,
         source,
     };
-    unless_stopped(log, || remember(&target.open(log)?, &[], &[part], log))
+    run(|| Ok((target.open(log)?, Vec::new())), &[part], log)
 }
 
-/// The same of a whole disk: of `areas` outside of partitions (first byte and length) too.
-pub(in crate::task) fn disk(
-    device: &Device<'_>,
-    areas: &[(u64, u32)],
+/// What was left in some partitions of a disk, and in areas outside of them (first byte and length), both of which
+/// `open` gives. All is complete by now: that it is not remembered does not fail the deploy.
+pub(in crate::task) fn run<'c>(
+    open: impl FnOnce() -> anyhow::Result<(Device<'c>, Vec<(u64, u32)>)>,
     parts: &[LeftPart<'_>],
     log: &StepLog<'_>,
 ) -> anyhow::Result<()> {
-    unless_stopped(log, || remember(device, areas, parts, log))
-}
-
-fn unless_stopped(
-    log: &StepLog<'_>,
-    remember: impl FnOnce() -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    if let Err(error) = remember() {
+    let remembered = open().and_then(|(device, areas)| remember(&device, &areas, parts, log));
+    if let Err(error) = remembered {
         log.check_cancel()?;
         log.note(format!("what was left is not remembered: {error:#}"));
     }
@@ -86,15 +76,17 @@ fn remember(
 ) -> anyhow::Result<()> {
     let keep = log.keep().context("there is no controller that would")?;
     device.drop_caches()?;
-    let areas = areas.iter().map(|(start, bytes)| areas::look(device, *start, *bytes));
-    let mut left = AsLeft { areas: areas.collect::<anyhow::Result<_>>()?, partitions: Vec::new() };
+    let mut left = AsLeft { areas: areas::look(device, areas)?, partitions: Vec::new() };
     let progress = Progress::of(parts.iter().map(|part| part.partition));
     let mut account = Account { progress, ..Account::default() };
     for part in parts {
+        let (size, prints) = (account.size, account.prints);
         let blocks = match account.blocks(device, part, log) {
             Ok(blocks) => Some(blocks),
             Err(error) => {
                 log.check_cancel()?;
+                // It takes no room from the others.
+                (account.size, account.prints) = (size, prints);
                 log.note(format!(
                     "how {} was left is not remembered, verify will count fix-ups as drift: {error:#}",
                     part.partition.name
@@ -138,23 +130,17 @@ impl Account {
         log: &StepLog<'_>,
     ) -> anyhow::Result<LeftBlocks> {
         let LeftPart { partition, start, bytes, source, .. } = *part;
-        let least = if partition.is_archive() { 4096 } else { partition.block_bytes };
-        ensure!(
-            bytes / u64::from(least) <= MAX_BLOCKS,
-            "filesystems of more than {MAX_BLOCKS} blocks are too large for that"
-        );
-        let map = match partition.filesystem.as_str() {
-            // Of what is no filesystem, the image's blocks are looked at.
-            RAW => None,
-            _ => Some(used::read(&mut Region::new(device, start, bytes), bytes)?),
+        let wanted = (!partition.is_archive()).then_some(partition.block_bytes);
+        let map = match place::used(device, (start, bytes), partition, wanted)? {
+            Use::Known(map) => Some(map),
+            Use::Unknown => None,
+            Use::Another(map) => bail!("a {} with blocks of another size is there", map.program),
         };
-        let unclean = map.as_ref().map_or(&[][..], |map| &map.unclean);
-        ensure!(unclean.is_empty(), "{}", unclean.join("; "));
         let (block_bytes, total_blocks) =
             map.as_ref().map_or((partition.block_bytes, partition.total_blocks), |map| {
                 (map.block_bytes, map.used.blocks())
             });
-        let is_new = partition.is_archive() || block_bytes != partition.block_bytes;
+        let is_new = partition.is_archive();
         let of_image = (!is_new).then_some(FromImage { partition, source });
         let slot = Slot::new(device.window(start, bytes)?, of_image, map.as_ref(), None)?;
         self.progress.correct(partition, &slot);
@@ -190,7 +176,7 @@ impl Account {
 }
 
 /// Room for areas and the names of partitions.
-const REST_BYTES: usize = 256 << 10;
+const REST_BYTES: usize = 512 << 10;
 
 /// What is in a range, unless it is what the image has there.
 fn differing(slot: &Slot<'_>, spot: &Spot<'_>) -> anyhow::Result<Option<LeftChunk>> {

@@ -16,7 +16,7 @@ use crate::disk::{Access, Mounted, look_at, uuid_of};
 use anyhow::{Context, ensure};
 use metalcast_shared::fix_up::FixUpStep;
 use metalcast_sys::block::{self, BlockDevice, partition_path};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 /// Other partitions that are looked at; a node with more has its first ones compared.
@@ -36,7 +36,8 @@ pub(super) fn make_unique(
     target: &Target,
     log: &StepLog<'_>,
 ) -> anyhow::Result<Unique> {
-    let mut known = others(target, log)?;
+    let own = target.node(target.slot.number, log)?;
+    let mut known = others(&[own], log)?;
     let uuid = slot_uuid(target, log)?;
     let left_out = system.fix_up.adaptation.without.contains(&FixUpStep::UniqueFsId);
     if left_out || !known.contains(&uuid) {
@@ -59,9 +60,8 @@ fn slot_uuid(target: &Target, log: &StepLog<'_>) -> anyhow::Result<String> {
     uuid_of(&found).with_context(|| format!("slot {number} has no filesystem with a UUID"))
 }
 
-/// UUIDs on all partitions of all disks but the slot itself.
-fn others(target: &Target, log: &StepLog<'_>) -> anyhow::Result<Vec<String>> {
-    let own = target.node(target.slot.number, log)?;
+/// UUIDs on all partitions of all disks but those of one's own.
+pub(in crate::task) fn others(own: &[PathBuf], log: &StepLog<'_>) -> anyhow::Result<Vec<String>> {
     let mut uuids = Vec::new();
     for disk in (log.machine().disks)()? {
         let path = log.machine().dev.join(&disk.name);
@@ -71,7 +71,8 @@ fn others(target: &Target, log: &StepLog<'_>) -> anyhow::Result<Vec<String>> {
             nodes.extend(partitions.iter().map(|part| partition_path(&path, part.number)));
         }
         let left = MAX_OTHERS.saturating_sub(uuids.len());
-        let found = nodes.iter().filter(|node| **node != own).filter_map(|node| uuid_on(node));
+        let found =
+            nodes.iter().filter(|node| !own.contains(node)).filter_map(|node| uuid_on(node));
         uuids.extend(found.take(left));
     }
     Ok(uuids)

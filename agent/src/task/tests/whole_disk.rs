@@ -4,6 +4,7 @@
 mod compare;
 mod fresh_ids;
 mod grow;
+mod partitions;
 mod refused;
 mod source;
 

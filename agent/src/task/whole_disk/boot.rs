@@ -12,13 +12,13 @@ use metalcast_shared::{hash::Hash, whole_disk::SideFile};
 
 pub(super) fn run(
     image: &DiskImage<'_>,
-    target: &DiskTarget,
+    target: &DiskTarget<'_>,
     source: &dyn DiskSource,
     log: &StepLog<'_>,
 ) -> anyhow::Result<()> {
     let boot = &image.whole.boot;
     let gap = boot.gap.as_ref().map(|file| fetch(file, source)).transpose()?;
-    let device = target.disk.open(log)?;
+    let device = target.spread.disk.open(log)?;
     if let Some(gap) = &gap {
         put(&device, gap, SECTOR_BYTES)?;
         log.note(format!("{} bytes behind the MBR written", gap.len()));

@@ -4,16 +4,13 @@
 use super::{DiskImage, DiskTarget};
 use crate::{
     disk::Device,
-    task::{
-        StepLog, check_disk, driver,
-        plan::{Family, NamedDisk},
-    },
+    task::{StepLog, check_disk, plan::NamedDisk, spread::Spread},
 };
 use anyhow::{Context, bail, ensure};
 use metalcast_formats::{
     layout::SECTOR_BYTES,
     probe::Contents,
-    whole_disk::{self, Extent, Grown, Role, WholePlan},
+    whole_disk::{self, Grown, Role, WholePlan},
 };
 use metalcast_shared::{
     disk::Disk,
@@ -21,7 +18,10 @@ use metalcast_shared::{
     whole_disk::{BootCode, EXTENDED_CODE_BYTES, MAX_GAP_BYTES, MBR_CODE_BYTES, WholeDisk},
 };
 
-pub(super) fn run(image: &DiskImage<'_>, log: &StepLog<'_>) -> anyhow::Result<DiskTarget> {
+pub(super) fn run<'i>(
+    image: &'i DiskImage<'_>,
+    log: &StepLog<'_>,
+) -> anyhow::Result<DiskTarget<'i>> {
     let order = image.order;
     let (disk, path) = check_disk::find(&order.disk, log)?;
     let device = log.machine().open(&path)?;
@@ -30,16 +30,12 @@ pub(super) fn run(image: &DiskImage<'_>, log: &StepLog<'_>) -> anyhow::Result<Di
     let whole = grown.as_ref().unwrap_or(&image.whole);
     let plan = whole_disk::plan(whole, device.bytes(), device.sector_bytes())
         .with_context(|| format!("{disk} cannot become that of {}", order.image))?;
-    let target = DiskTarget { disk: NamedDisk { path, selector: order.disk.clone() }, plan };
-    check_places(image, &target)?;
-    check_boot(&image.whole.boot, &target.plan)?;
-    for partition in image.partitions() {
-        if let Some(family) = Family::of(&partition?.1.filesystem) {
-            driver::require(family.driver())?;
-        }
-    }
+    let placed = (&order.partitions[..], &image.whole.swaps[..]);
+    let named = NamedDisk { path, selector: order.disk.clone() };
+    let spread = Spread::of(named, &image.manifest, placed, &plan.partitions)?;
+    check_boot(&image.whole.boot, &plan)?;
     may_overwrite(image, &disk, &device, log)?;
-    Ok(target)
+    Ok(DiskTarget { spread, plan })
 }
 
 /// The image's disk with one partition as large as this disk allows, if that was asked for.
@@ -61,28 +57,6 @@ fn grown(
         log.note(format!("partition {number} moves to the end of the disk"));
     }
     Ok(Some(whole))
-}
-
-/// That each image has a partition of its own that it fits into.
-fn check_places(image: &DiskImage<'_>, target: &DiskTarget) -> anyhow::Result<()> {
-    let mut taken: Vec<u16> = Vec::new();
-    let mut take = |number: u16| {
-        ensure!(!taken.contains(&number), "two contents for partition {number}");
-        taken.push(number);
-        let extent = target.extent(number)?;
-        ensure!(extent.role != Role::Extended, "partition {number} is an extended one");
-        Ok(extent)
-    };
-    for partition in image.partitions() {
-        let (number, partition) = partition?;
-        let Extent { bytes, .. } = take(number)?;
-        let (name, needed) = (&partition.name, partition.device_bytes);
-        ensure!(needed <= *bytes, "{name} needs {needed} bytes, partition {number} has {bytes}");
-    }
-    for swap in &image.whole.swaps {
-        take(swap.number)?;
-    }
-    Ok(())
 }
 
 fn check_boot(boot: &BootCode, plan: &WholePlan) -> anyhow::Result<()> {
@@ -125,9 +99,9 @@ fn may_overwrite(
         log.note(format!("lost is what the disk holds: {found}"));
         return Ok(());
     }
-    let there = whole_disk::table_id(&mut device.file(), device.bytes(), device.sector_bytes())
+    let there = whole_disk::found(&mut device.file(), device.bytes(), device.sector_bytes())
         .context("reading the partition table")?;
-    if there.is_some() && there == image.order.own {
+    if there.is_some_and(|table| Some(table.id) == image.order.own) {
         log.note(format!("the disk holds what was deployed to it as a whole: {found}"));
         return Ok(());
     }

@@ -7,11 +7,15 @@
 use super::{
     DiskImage, DiskTarget,
     names::{self, Names},
-    window,
 };
 use crate::{
     disk::{Access, Mounted, uuid_of},
-    task::{DiskSource, StepLog, driver, first_blocks, fix_up, plan::Family, tools},
+    task::{
+        DiskSource, StepLog, driver, first_blocks, fix_up,
+        plan::Family,
+        spread::{Part, window},
+        tools,
+    },
 };
 use anyhow::{Context, bail, ensure};
 use metalcast_formats::{
@@ -55,28 +59,22 @@ impl Renewal {
     /// `None` if the ids are those of the image.
     pub(super) fn of(
         image: &DiskImage<'_>,
-        target: &DiskTarget,
+        target: &DiskTarget<'_>,
         source: &dyn DiskSource,
         log: &StepLog<'_>,
     ) -> anyhow::Result<Option<Self>> {
         let Some(seed) = image.order.fresh_ids else { return Ok(None) };
         let mut heads = Vec::new();
-        image.restore(
-            target,
-            source,
-            |_| true,
-            log,
-            |restores, _, log| {
-                for restore in restores {
-                    heads.push(first_blocks::head(restore, log)?);
-                }
-                Ok(())
-            },
-        )?;
+        let everything = |_: &Part<'_>| true;
+        target.spread.restore(source, everything, log, |restores, _, log| {
+            for restore in restores {
+                heads.push(first_blocks::head(restore, log)?);
+            }
+            Ok(())
+        })?;
         let mut filesystems = Vec::new();
-        for (head, partition) in heads.into_iter().zip(image.partitions()) {
-            let (number, partition) = partition?;
-            let role = target.extent(number)?.role;
+        for (head, part) in heads.into_iter().zip(&target.spread.parts) {
+            let Extent { number, role, .. } = part.extent;
             let bytes = head.len() as u64;
             let contents = probe::probe(&mut Cursor::new(head), 0, bytes)?;
             check(number, &contents)?;
@@ -92,7 +90,7 @@ impl Renewal {
                     (FsKind::Fat { serial }, fat::serial_text(serial))
                 }
                 (None, None) => {
-                    let name = &partition.name;
+                    let name = &part.partition.name;
                     log.note(format!("{name} holds {contents}: an id in it stays the image's"));
                     continue;
                 }
@@ -109,18 +107,22 @@ impl Renewal {
     }
 
     /// All but the EFI system partition, which is not there yet.
-    pub(super) fn run(&self, target: &DiskTarget, log: &StepLog<'_>) -> anyhow::Result<()> {
+    pub(super) fn run(&self, target: &DiskTarget<'_>, log: &StepLog<'_>) -> anyhow::Result<()> {
         self.renew(target, |role| role != Role::Esp, log)
     }
 
     /// The EFI system partition, when it is there.
-    pub(super) fn run_on_esp(&self, target: &DiskTarget, log: &StepLog<'_>) -> anyhow::Result<()> {
+    pub(super) fn run_on_esp(
+        &self,
+        target: &DiskTarget<'_>,
+        log: &StepLog<'_>,
+    ) -> anyhow::Result<()> {
         self.renew(target, |role| role == Role::Esp, log)
     }
 
     fn renew(
         &self,
-        target: &DiskTarget,
+        target: &DiskTarget<'_>,
         which: impl Fn(Role) -> bool,
         log: &StepLog<'_>,
     ) -> anyhow::Result<()> {
@@ -137,17 +139,17 @@ impl Renewal {
                 log.note(format!("partition {number}: {change}"));
             }
         }
-        target.disk.open(log)?.drop_caches()
+        target.spread.disk.open(log)?.drop_caches()
     }
 }
 
 impl Filesystem {
-    fn restamp(&self, target: &DiskTarget, log: &StepLog<'_>) -> anyhow::Result<()> {
+    fn restamp(&self, target: &DiskTarget<'_>, log: &StepLog<'_>) -> anyhow::Result<()> {
         let Self { number, id: Renamed { old, new }, .. } = self;
         let extent = target.extent(*number)?;
         match self.kind {
             FsKind::Linux(family, uuid) => {
-                let node = target.disk.node(*number, log)?;
+                let node = target.spread.disk.node(*number, log)?;
                 if family == Family::Btrfs {
                     forget(&node, log);
                 }
@@ -155,7 +157,7 @@ impl Filesystem {
             }
             FsKind::Fat { serial } => restamp_fat(target, extent, serial, log)?,
         }
-        let device = target.disk.open(log)?;
+        let device = target.spread.disk.open(log)?;
         // A tool wrote past this.
         device.drop_caches()?;
         let found = window(&device, extent)?.look()?;
@@ -167,7 +169,7 @@ impl Filesystem {
     fn follow(
         &self,
         names: &Names,
-        target: &DiskTarget,
+        target: &DiskTarget<'_>,
         log: &StepLog<'_>,
     ) -> anyhow::Result<Vec<String>> {
         let (driver, places): (_, &[(Option<&str>, &[&str])]) = match self.kind {
@@ -177,7 +179,7 @@ impl Filesystem {
         };
         let mut told = Vec::new();
         for (options, dirs) in places {
-            let node = target.disk.node(self.number, log)?;
+            let node = target.spread.disk.node(self.number, log)?;
             let run_dir = &log.machine().run_dir;
             let mounted = Mounted::open(&node, driver, *options, Access::Write, run_dir)?;
             let followed = mounted.root().and_then(|root| {
@@ -205,12 +207,12 @@ fn forget(node: &Path, log: &StepLog<'_>) {
 
 /// The copy first, so that there is always one that is whole.
 fn restamp_fat(
-    target: &DiskTarget,
+    target: &DiskTarget<'_>,
     extent: &Extent,
     serial: u32,
     log: &StepLog<'_>,
 ) -> anyhow::Result<()> {
-    let device = target.disk.open(log)?;
+    let device = target.spread.disk.open(log)?;
     let place = window(&device, extent)?;
     let read = |at: u64| {
         let mut sector = [0; fat::SECTOR_BYTES];

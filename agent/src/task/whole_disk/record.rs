@@ -1,40 +1,44 @@
 //! Step `record`: what was left on the disk, in its partitions and outside of them.
 
-use super::{DiskImage, DiskTarget};
+use super::DiskTarget;
 use crate::task::{
-    ChunkSource, DiskSource, StepLog,
+    DiskSource, StepLog,
     compare::{self, LeftPart},
 };
-use metalcast_formats::whole_disk::Extent;
-use metalcast_shared::{manifest::Partition, whole_disk::MAX_GAP_BYTES};
+use metalcast_shared::whole_disk::MAX_GAP_BYTES;
 
 pub(super) fn run(
-    image: &DiskImage<'_>,
-    target: &DiskTarget,
+    target: &DiskTarget<'_>,
     source: &dyn DiskSource,
     log: &StepLog<'_>,
 ) -> anyhow::Result<()> {
-    let device = target.disk.open(log)?;
-    let mut filled: Vec<(&Extent, &Partition, Box<dyn ChunkSource + '_>)> = Vec::new();
-    for partition in image.partitions() {
-        let (number, partition) = partition?;
-        filled.push((target.extent(number)?, partition, source.partition(&partition.name)));
-    }
-    let parts: Vec<LeftPart<'_>> = filled
+    let parts = &target.spread.parts;
+    let sources: Vec<_> = parts.iter().map(|part| source.partition(&part.partition.name)).collect();
+    let filled: Vec<LeftPart<'_>> = parts
         .iter()
-        .map(|(extent, partition, source)| LeftPart {
-            number: extent.number,
-            partition,
-            start: extent.start_bytes,
-            bytes: extent.bytes,
+        .zip(&sources)
+        .map(|(part, source)| LeftPart {
+            number: part.extent.number,
+            partition: part.partition,
+            start: part.extent.start_bytes,
+            bytes: part.extent.bytes,
             source: source.as_ref(),
         })
         .collect();
-    compare::record_disk(&device, &areas(target, device.bytes()), &parts, log)
+    compare::record(
+        || {
+            let device = target.spread.disk.open(log)?;
+            let areas = areas(target, device.bytes());
+            Ok((device, areas))
+        },
+        &filled,
+        log,
+    )
 }
 
-/// What the deploy wrote outside of partitions: everything in front of the first, and the tables behind it.
-fn areas(target: &DiskTarget, disk_bytes: u64) -> Vec<(u64, u32)> {
+/// What the deploy wrote outside of partitions: what lies in front of the first, 16 MiB at most, and the tables
+/// behind that. First bytes and lengths.
+fn areas(target: &DiskTarget<'_>, disk_bytes: u64) -> Vec<(u64, u32)> {
     let plan = &target.plan;
     let first = plan.partitions.iter().map(|extent| extent.start_bytes).min();
     let head = first.unwrap_or(disk_bytes).min(MAX_GAP_BYTES.into());

@@ -1,23 +1,22 @@
 //! Step `partition`: an end to what was on the disk, and the table with blank boot code.
 
-use super::{DiskImage, DiskTarget, window};
+use super::{DiskImage, DiskTarget};
 use crate::{
     disk::MIB,
     task::{
         StepLog,
-        plan::{EXTENDED_BYTES, announce},
+        spread::{announce_all, blank_edges},
     },
 };
-use metalcast_formats::whole_disk::{Extent, Role};
+use metalcast_formats::whole_disk::Role;
 use metalcast_shared::whole_disk::MAX_GAP_BYTES;
-use metalcast_sys::block::Partition as KernelPartition;
 
 pub(super) fn run(
     image: &DiskImage<'_>,
     target: &DiskTarget,
     log: &StepLog<'_>,
 ) -> anyhow::Result<()> {
-    let device = target.disk.open(log)?;
+    let device = target.spread.disk.open(log)?;
     let whole = device.whole();
     let partitions = &target.plan.partitions;
     // First of all what starts the old system, and all tables of it.
@@ -31,10 +30,7 @@ pub(super) fn run(
     device.flush()?;
     // Filesystems that happen to start or end where partitions will must not shine through.
     for extent in partitions.iter().filter(|extent| extent.role != Role::Extended) {
-        let place = window(&device, extent)?;
-        let edge = place.bytes().min(MIB);
-        place.zero_at(0, edge)?;
-        place.zero_at(place.bytes() - edge, edge)?;
+        blank_edges(&device, extent)?;
         if let Some(ebr) = extent.ebr_bytes {
             whole.zero_at(ebr, (extent.start_bytes - ebr).min(MIB))?;
         }
@@ -51,16 +47,5 @@ pub(super) fn run(
     device.drop_caches()?;
     let (id, count) = (image.whole.table.id(), partitions.len());
     log.note(format!("table written: {count} partitions, {id}, boot code blank"));
-    announce(&device, &partitions.iter().map(kernel).collect::<Vec<_>>())
-}
-
-fn kernel(extent: &Extent) -> KernelPartition {
-    KernelPartition {
-        number: u32::from(extent.number),
-        start_bytes: extent.start_bytes,
-        length_bytes: match extent.role {
-            Role::Extended => EXTENDED_BYTES,
-            Role::Data | Role::Esp => extent.bytes,
-        },
-    }
+    announce_all(&device, partitions)
 }

@@ -11,29 +11,36 @@ use crate::{
     jobs::plan::LayoutAction,
     service::view::{
         BootAnswer, BootRequest, DeployAnswer, DeployRequest, GrowRequest, GrowView, NodePlanView,
-        PartitionView, PlanView, ReportMode, TargetView,
+        PartitionView, PlacedView, PlanView, ReportMode, TargetView,
     },
 };
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 use metalcast_shared::{
     fix_up::{Adaptation, AuthorizedKey, FixUpStep, KernelArg},
     fresh::{Fresh, FreshKind, FreshLabel},
     id::{ImageRef, Revision},
     node_set::NodeSet,
+    to_agent::Placed,
 };
 use std::path::{Path, PathBuf};
 
 #[derive(Args)]
+#[command(group = ArgGroup::new("where").args(["slot", "whole_disk", "partitions"]).required(true))]
 pub(in crate::cli) struct Deploy {
     /// project/name (its newest revision) or project/name@7
     image: ImageRef,
     /// The slot: its partition number
-    #[arg(long, required_unless_present = "whole_disk", conflicts_with = "whole_disk")]
+    #[arg(long)]
     slot: Option<u16>,
     /// All of the disk: table, boot code and every partition become the image's
     #[arg(long, conflicts_with_all = ["partition", "layout"])]
     whole_disk: bool,
+    /// Partitions of the image into partitions that the disk has, by number, such as sda1:1,sda2:3; all
+    /// else on the disk stays as it is
+    #[arg(long, value_name = "NAME:NUMBER", value_delimiter = ',',
+        conflicts_with_all = ["partition", "layout", "fs", "label"])]
+    partitions: Vec<Placed>,
     /// Nodes, such as node1,node7 or node[01-16]
     #[arg(long)]
     nodes: NodeSet,
@@ -71,8 +78,8 @@ pub(in crate::cli) struct Deploy {
     /// machine; what names them follows
     #[arg(long, requires = "whole_disk")]
     fresh_ids: bool,
-    /// Have the filesystem fill its slot; of a whole disk the last partition, or the one of this number,
-    /// and its filesystem the disk
+    /// Have filesystems fill their slot or partitions, or the partition of this number; of a whole disk the
+    /// last partition, or the one of this number, and its filesystem the disk
     #[arg(long, value_name = "NUMBER", num_args = 0..=1, require_equals = true)]
     grow: Option<Option<u16>>,
     /// Seconds that nodes may take to netboot [default: 1800]
@@ -130,6 +137,7 @@ pub(in crate::cli) async fn deploy(
         image: command.image.to_string(),
         slot: command.slot,
         whole_disk: command.whole_disk,
+        partitions: command.partitions,
         nodes: command.nodes.names().collect(),
         partition: command.partition,
         disk: command.disk,
@@ -230,6 +238,13 @@ fn describe_target(image: &Revision, target: &TargetView) -> Vec<String> {
             lines.extend(fresh_ids.then(|| ids.to_owned()));
             lines
         }
+        TargetView::Partitions { placed } => {
+            let row = |PlacedView { partition, filesystem, number }: &PlacedView| {
+                format!("  {number:>9} {filesystem} of {partition}")
+            };
+            let head = format!("{image}, into these partitions; all else on the disk stays:");
+            std::iter::once(head).chain(placed.iter().map(row)).collect()
+        }
     }
 }
 
@@ -251,7 +266,7 @@ fn describe_node(node: &NodePlanView, lines: &mut Vec<String>, printer: &Printer
         };
         lines.push(format!("  layout    {layout} {action}"));
     }
-    if let Some(grow) = &node.grow {
+    for grow in &node.grow {
         describe_growth(grow, lines);
     }
     if let Some(present) = &node.present {
@@ -259,6 +274,9 @@ fn describe_node(node: &NodePlanView, lines: &mut Vec<String>, printer: &Printer
     }
     for lost in &node.lost {
         lines.push(format!("  {}      {lost}", printer.paint("LOST", Tone::Bad)));
+    }
+    for warning in &node.warnings {
+        lines.push(format!("  {}   {warning}", printer.paint("WARNING", Tone::Attention)));
     }
     let (write, wire) = (bytes(node.write_bytes), bytes(node.wire_bytes));
     lines.push(format!("  transfer  {wire} to write {write}"));

@@ -6,7 +6,7 @@ use crate::{
         exit::Exit,
         output::{Printer, Tone, bytes, date, now, span, table},
     },
-    jobs::plan::DiskUse,
+    jobs::plan::{DiskUse, PartitionUse},
     service::view::{LogView, NodeChange, NodeView},
     store::DefaultBoot,
 };
@@ -134,7 +134,11 @@ fn about(node: &NodeView) -> String {
     let addresses: Vec<String> = node.macs.iter().map(ToString::to_string).collect();
     let slots = node.slots.iter().map(|used| format!("slot {} with {}", used.slot, used.image));
     let disks = node.whole_disks.iter().map(|used| format!("a whole disk with {}", used.image));
-    let slots: Vec<String> = slots.chain(disks).collect();
+    let partitions = node.partitions.iter().map(|used| {
+        let PartitionUse { number, partition, image, .. } = used;
+        format!("partition {number} with {partition} of {image}")
+    });
+    let slots: Vec<String> = slots.chain(disks).chain(partitions).collect();
     let slots = if slots.is_empty() { "no slots".to_owned() } else { slots.join(", ") };
     format!("{} ({}; {}; {slots})", node.name, node.id, addresses.join(" "))
 }
@@ -245,6 +249,13 @@ fn show(node: &NodeView, printer: &Printer) -> String {
         let at = date(used.at_unix_ms);
         let text = format!("{} of {}: {}, {stage} {at}", used.slot, used.disk, used.image);
         rows.push(("slot", text));
+    }
+    for used in &node.partitions {
+        let stage = format!("{:?}", used.stage).to_lowercase();
+        let PartitionUse { disk, number, image, partition, at_unix_ms, .. } = used;
+        let at = date(*at_unix_ms);
+        let text = format!("{number} of {disk}: {partition} of {image}, {stage} {at}");
+        rows.push(("partition", text));
     }
     let rows: Vec<Vec<String>> =
         rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();

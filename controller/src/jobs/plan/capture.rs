@@ -126,6 +126,6 @@ fn slot_disk<'a>(
 
 fn deploy_ask<'a>(ask: &CaptureAsk<'a>, layout: &'a Layout, slot: u16) -> Ask<'a> {
     let CaptureAsk { inventory, slots, disk, .. } = *ask;
-    let ours = Ours { slots, disks: &[] };
+    let ours = Ours { slots, disks: &[], partitions: &[] };
     Ask { inventory, ours, layout, slot, disk, needed_bytes: 0, yes: false }
 }

@@ -1,6 +1,6 @@
 //! What the deployment of a whole disk will do, and what would be lost.
 
-use super::{DiskUse, Ours, PlanError, SlotStage, choose, lost_slot};
+use super::{DiskUse, Ours, PartitionUse, PlanError, SlotStage, SlotUse, choose};
 use metalcast_formats::whole_disk as tables;
 use metalcast_shared::{
     disk::{Disk, DiskSelector},
@@ -58,10 +58,12 @@ pub fn whole_disk(ask: &DiskAsk<'_>) -> Result<WholeDiskPlan, PlanError> {
     let (disk, selector) = choose(&ask.inventory.disks, ask.disk, fits, none)?;
     let name = selector.to_string();
     let slots: Vec<String> =
-        ask.ours.slots.iter().filter(|used| used.disk == name).map(lost_slot).collect();
+        ask.ours.slots.iter().filter(|used| used.disk == name).map(SlotUse::lost).collect();
     let present = ask.ours.disks.iter().find(|used| used.disk == name).cloned();
+    let on_it = ask.ours.partitions.iter().filter(|used| used.disk == name);
     let foreign = match &present {
-        Some(_) => slots,
+        // What was put into its partitions since.
+        Some(_) => slots.into_iter().chain(on_it.map(PartitionUse::lost)).collect(),
         None => disk.contents.iter().map(ToString::to_string).chain(slots).collect(),
     };
     let overwrite = if ask.yes { Overwrite::WholeDisk } else { Overwrite::BlankOnly };
@@ -77,18 +79,15 @@ pub fn deployed_disk(
     disks: &[DiskUse],
     wanted: Option<&str>,
 ) -> Result<(Disk, DiskSelector, DiskUse), PlanError> {
-    let used = |disk: &Disk| {
-        let name = DiskSelector::of(disk)?.to_string();
-        disks.iter().find(|used| used.disk == name && used.stage != SlotStage::Writing)
-    };
-    let is_ours = |disk: &Disk| match used(disk) {
-        Some(_) => Ok(()),
-        None => Err(PlanError::NothingWhole { found: disk.to_string() }),
-    };
     let none = |found| PlanError::NothingWhole { found };
-    let (disk, selector) = choose(&inventory.disks, wanted, is_ours, none)?;
-    let found = used(disk).ok_or_else(|| PlanError::NothingWhole { found: disk.to_string() })?;
-    Ok((disk.clone(), selector, found.clone()))
+    let used = |disk: &Disk| {
+        let name = DiskSelector::of(disk).map(|selector| selector.to_string());
+        let is_it =
+            |used: &&DiskUse| Some(&used.disk) == name.as_ref() && used.stage != SlotStage::Writing;
+        disks.iter().find(is_it).ok_or_else(|| none(disk.to_string()))
+    };
+    let (disk, selector) = choose(&inventory.disks, wanted, |disk| used(disk).map(drop), none)?;
+    Ok((disk.clone(), selector, used(disk)?.clone()))
 }
 
 impl WholeDiskPlan {

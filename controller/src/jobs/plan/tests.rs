@@ -1,5 +1,10 @@
 use super::*;
-use metalcast_shared::{disk::Content, to_agent::CaptureSource};
+use metalcast_shared::{
+    disk::Content,
+    table::{FoundPartition, FoundTable, PartitionKind},
+    to_agent::CaptureSource,
+    whole_disk::TableId,
+};
 
 fn layout(name: &str) -> Layout {
     Layout {
@@ -50,7 +55,7 @@ fn plan(
     let inventory = Inventory { disks, ..Inventory::default() };
     deployment(&Ask {
         inventory: &inventory,
-        ours: Ours { slots, disks: &[] },
+        ours: Ours { slots, disks: &[], partitions: &[] },
         layout: &layout("lab"),
         slot: 5,
         disk: named,
@@ -122,7 +127,7 @@ fn slots_and_images_must_fit() {
     let inventory = Inventory { disks: vec![disk(Some("A"), 4, &[])], ..Inventory::default() };
     let ask = |slot, needed_bytes| Ask {
         inventory: &inventory,
-        ours: Ours { slots: &[], disks: &[] },
+        ours: Ours { slots: &[], disks: &[], partitions: &[] },
         layout: LAYOUT.get_or_init(|| layout("lab")),
         slot,
         disk: None,
@@ -210,4 +215,68 @@ fn a_whole_disk_of_any_size_is_captured_by_its_name_only() {
     for named in [None, Some("B")] {
         capture_of(small(), &[], named, Wanted::Disk).unwrap_err();
     }
+}
+
+/// A disk whose table is that of a layout.
+fn laid_out(layout: &Layout) -> Disk {
+    let mut disk = disk(Some("A"), 4, &[(Some(3), "xfs"), (Some(5), "ext4")]);
+    let plan = compute(layout, disk.bytes, 512).unwrap();
+    let found = |planned: &metalcast_formats::layout::PlannedPartition| FoundPartition {
+        number: planned.number,
+        start_bytes: planned.start_lba * 512,
+        bytes: planned.sectors * 512,
+        kind: PartitionKind::Mbr(0x83),
+        in_use: None,
+    };
+    let partitions = plan.partitions.iter().map(found).collect();
+    disk.table = Some(FoundTable { id: TableId::Mbr(1), partitions });
+    disk
+}
+
+fn into(
+    disk: &Disk,
+    (slots, layouts): (&[SlotUse], &[Layout]),
+    number: u16,
+    yes: bool,
+) -> Result<PartitionsPlan, PlanError> {
+    let inventory = Inventory { disks: vec![disk.clone()], ..Inventory::default() };
+    let incoming =
+        Incoming { number, name: "sda1".into(), filesystem: "ext4".into(), needed_bytes: 16 << 20 };
+    partitions(&PartitionsAsk {
+        inventory: &inventory,
+        ours: Ours { slots, disks: &[], partitions: &[] },
+        layouts,
+        incoming: &[incoming],
+        sector_bytes: None,
+        disk: None,
+        yes,
+    })
+}
+
+#[test]
+fn of_a_layout_only_what_is_the_sites_own_is_a_partition_like_others() {
+    let lab = Layout { reserve_mib: 32, ..layout("lab") };
+    let disk = laid_out(&lab);
+    let known = (&[][..], std::slice::from_ref(&lab));
+    let plan = into(&disk, known, 3, false).unwrap();
+    assert!(plan.needs_yes() && plan.overwrite == Overwrite::BlankOnly, "{plan:?}");
+    assert_eq!(plan.lost, ["partition 3: xfs (1 bytes)"]);
+    let plan = into(&disk, known, 3, true).unwrap();
+    assert!(!plan.needs_yes() && plan.overwrite == Overwrite::AnySlot, "{plan:?}");
+    for number in [1, 2, 4] {
+        let error = into(&disk, known, number, true).unwrap_err();
+        let PlanError::Partition { source, .. } = error else { panic!("{error}") };
+        assert!(matches!(source, PartitionError::LayoutsOwn { .. }), "{number}: {source}");
+    }
+    // The configuration may have lost the layout since; then what was deployed with it tells.
+    let slot = PartitionError::Slot { number: 6, layout: "lab".into() };
+    let remembered = [used("A", 4, &lab, 5, SlotStage::Confirmed)];
+    for known in [known, (&remembered[..], &[][..])] {
+        let error = into(&disk, known, 6, true).unwrap_err();
+        assert!(matches!(error, PlanError::Partition { source, .. } if source == slot));
+    }
+    assert!(into(&disk, (&[], &[]), 6, true).is_ok(), "nobody knows of a layout");
+    let nameless = Disk { serial: None, ..disk };
+    let error = into(&nameless, known, 3, true).unwrap_err();
+    assert!(matches!(error, PlanError::NoIdentity { .. }), "{error}");
 }

@@ -34,5 +34,5 @@ async fn an_archive_goes_into_a_filesystem_that_is_made_for_it() {
     let plan = rig.deploy_with("node1", usual).await.unwrap().plan;
     let TargetView::Slot { fresh, .. } = plan.target else { panic!("{plan:?}") };
     assert_eq!(fresh, Some(Fresh::default()), "ext4 unless it is said");
-    assert_eq!(plan.nodes[0].grow, None, "what is made takes all of the slot anyway");
+    assert_eq!(plan.nodes[0].grow, [], "what is made takes all of the slot anyway");
 }

@@ -140,7 +140,7 @@ async fn a_filesystem_grows_to_its_slot_only_where_that_is_asked_for() {
     assert!(message.contains("for a slot --grow alone will do"), "{message}");
     let order = rig.deploy_with("node1", |request| request.grow = Some(GrowRequest::default()));
     let plan = order.await.unwrap().plan;
-    let grow = plan.nodes[0].grow.as_ref().unwrap();
+    let grow = plan.nodes[0].grow.first().unwrap();
     assert_eq!((grow.number, grow.filesystem_grows), (5, true));
     assert!(grow.from_bytes < grow.to_bytes, "{grow:?}");
     let task = agent.take_task();

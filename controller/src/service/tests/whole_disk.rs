@@ -19,7 +19,7 @@ const TO_DISK: BootEventKind =
     BootEventKind::Script { answer: ScriptAnswer::LocalDisk, boot: None };
 
 /// A disk of 2 GiB with the image's only partition and swap.
-fn disk_image(signature: u32) -> DiskImage {
+pub(super) fn disk_image(signature: u32) -> DiskImage {
     let part = |number, kind, start_lba, sectors| MbrPartition {
         number,
         kind,
@@ -162,7 +162,10 @@ async fn what_no_whole_disk_can_be_is_refused_with_what_to_do() {
     for change in [(|request| request.slot = Some(5)) as fn(&mut DeployRequest), |request| {
         request.whole_disk = false;
     }] {
-        assert_eq!(refused(change).await, "name either a slot or the whole disk");
+        assert_eq!(
+            refused(change).await,
+            "name either a slot, the whole disk, or partitions of the disk"
+        );
     }
     assert!(refused(|request| request.layout = Some("lab".into())).await.contains("--layout"));
     assert!(
@@ -206,7 +209,7 @@ async fn a_partition_of_a_whole_disk_grows_and_swap_moves_out_of_its_way() {
             (request.grow, request.dry_run) = (Some(GrowRequest { partition: named }), true);
         });
         let plan = dry.await.unwrap().plan;
-        let grow = plan.nodes[0].grow.as_ref().unwrap();
+        let grow = plan.nodes[0].grow.first().unwrap();
         // The disk has 4 GiB; swap of one MiB ended at two GiB and one MiB.
         assert_eq!((grow.number, grow.from_bytes), (1, 1 << 30));
         assert_eq!(grow.to_bytes, (3 << 30) - (1 << 20));
@@ -242,7 +245,7 @@ async fn what_cannot_grow_is_only_grown_by_its_number() {
     let refused = asked(None).await.unwrap_err().to_string();
     assert!(refused.contains("no partition with ext2, ext3") && refused.contains("--grow=NUMBER"));
     let plan = asked(Some(1)).await.unwrap().plan;
-    let grow = plan.nodes[0].grow.as_ref().unwrap();
+    let grow = plan.nodes[0].grow.first().unwrap();
     assert_eq!((grow.filesystem.as_str(), grow.filesystem_grows), ("vfat", false));
 }
 

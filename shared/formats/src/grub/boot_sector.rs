@@ -88,6 +88,14 @@ pub fn blank_boot_code(sector: &[u8; 512]) -> [u8; 512] {
     blank
 }
 
+/// A sector that was made by [`blank_boot_code`] with all of `image`'s back, but for its BPB: that is what
+/// the volume has become.
+pub fn with_boot_code(sector: &[u8; 512], image: &[u8; 512]) -> [u8; 512] {
+    let mut whole = *image;
+    whole[BPB].copy_from_slice(&sector[BPB]);
+    whole
+}
+
 /// Which sector starts a slot. The slot's core is at [`SlotBoot::core_lba`] in both cases; the disk's
 /// menu tries the partition first and the gap next, so the unused one of the two has to be blank.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

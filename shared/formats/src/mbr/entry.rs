@@ -1,11 +1,8 @@
 //! The 16 bytes of one entry, as they stand in an MBR or EBR.
 
-use super::PartitionEntry;
+use super::{HEADS, PartitionEntry, SECTORS_PER_TRACK};
 
 const TABLE_OFFSET: usize = 0x1be;
-/// The geometry that every tool assumes today: 255 heads, 63 sectors, 1024 cylinders.
-const HEADS: u64 = 255;
-const SECTORS_PER_TRACK: u64 = 63;
 const CYLINDERS: u64 = 1024;
 
 /// An entry with its start still relative to whatever record it is in.
@@ -82,11 +79,12 @@ impl RawEntry {
 
 /// Cylinder, head and sector of an address, or the highest there is where it is out of reach.
 fn chs(lba: u64) -> [u8; 3] {
-    let cylinder = lba / (HEADS * SECTORS_PER_TRACK);
+    let (heads, track) = (u64::from(HEADS), u64::from(SECTORS_PER_TRACK));
+    let cylinder = lba / (heads * track);
     let (cylinder, head, sector) = if cylinder < CYLINDERS {
-        (cylinder, lba / SECTORS_PER_TRACK % HEADS, lba % SECTORS_PER_TRACK + 1)
+        (cylinder, lba / track % heads, lba % track + 1)
     } else {
-        (CYLINDERS - 1, HEADS - 1, SECTORS_PER_TRACK)
+        (CYLINDERS - 1, heads - 1, track)
     };
     [head as u8, (sector as u8) | ((cylinder >> 2) as u8 & 0xc0), (cylinder & 0xff) as u8]
 }

@@ -1,7 +1,7 @@
 //! Tables of whole disks, with sfdisk and sgdisk as judges.
 
 use super::*;
-use metalcast_shared::whole_disk::BootCode;
+use metalcast_shared::whole_disk::{BootCode, TableId};
 use std::{fs::File, os::unix::fs::FileExt, path::Path, process::Command};
 
 const MIB: u64 = 1 << 20;
@@ -92,7 +92,7 @@ fn sgdisk_and_sfdisk_find_nothing_wrong_with_a_gpt_on_disks_of_any_size() {
             plan.partitions.iter().map(|one| one.role).collect::<Vec<_>>(),
             [Role::Esp, Role::Data]
         );
-        let id = table_id(&mut File::open(&disk).unwrap(), bytes, 512).unwrap();
+        let id = found(&mut File::open(&disk).unwrap(), bytes, 512).unwrap().map(|table| table.id);
         assert_eq!(id, Some(image.table.id()));
     }
     assert!(matches!(
@@ -125,7 +125,7 @@ fn sfdisk_finds_nothing_wrong_with_an_mbr_with_logical_partitions() {
             ]
         );
         assert!(dump.contains("label-id: 0x1234abcd"), "{dump}");
-        let id = table_id(&mut File::open(&disk).unwrap(), bytes, 512).unwrap();
+        let id = found(&mut File::open(&disk).unwrap(), bytes, 512).unwrap().map(|table| table.id);
         assert_eq!(id, Some(TableId::Mbr(0x1234_abcd)));
         let logical = plan.partitions[2];
         assert_eq!((logical.start_bytes, logical.ebr_bytes), (3 * MIB, Some(2 * MIB)));
@@ -142,7 +142,7 @@ fn a_half_written_gpt_is_known_by_its_backup_and_a_blank_disk_by_nothing() {
     let of = |count: usize| {
         let part = WholePlan { writes: plan.writes[..count].to_vec(), ..plan.clone() };
         write(&part, &disk, bytes);
-        table_id(&mut File::open(&disk).unwrap(), bytes, 512).unwrap()
+        found(&mut File::open(&disk).unwrap(), bytes, 512).unwrap().map(|table| table.id)
     };
     assert_eq!(of(0), None);
     for count in 2..=plan.writes.len() {

@@ -1,21 +1,16 @@
-//! Step `fix-up`: adapts every Linux system on the disk to its node.
+//! Step `fix-up` beside slots: adapts every Linux system of the image to its node.
 
-use super::{DiskImage, DiskTarget};
-use crate::task::{StepLog, fix_up, plan::Family};
+use super::{StepLog, fix_up, plan::Family, spread::Spread};
 use anyhow::{Context, ensure};
+use metalcast_shared::to_agent::FixUp;
 
 /// Whether one of the systems will report that it is up.
-pub(super) fn adapt(
-    image: &DiskImage<'_>,
-    target: &DiskTarget,
-    log: &StepLog<'_>,
-) -> anyhow::Result<bool> {
-    let order = &image.order.fix_up;
+pub(super) fn adapt(spread: &Spread<'_>, order: &FixUp, log: &StepLog<'_>) -> anyhow::Result<bool> {
     let (mut systems, mut reports) = (0, false);
-    for partition in image.partitions() {
-        let (number, partition) = partition?;
-        let Some(family) = Family::of(&partition.filesystem) else { continue };
-        let node = target.disk.node(number, log)?;
+    for part in &spread.parts {
+        let number = part.extent.number;
+        let Some(family) = Family::of(&part.partition.filesystem) else { continue };
+        let node = spread.disk.node(number, log)?;
         let adapted = fix_up::on_whole_disk((family, order), &node, log)
             .with_context(|| format!("the system on partition {number}"))?;
         match adapted {
@@ -27,7 +22,7 @@ pub(super) fn adapt(
             None => log.note(format!("partition {number} has no system, it stays as it is")),
         }
     }
-    target.disk.open(log)?.drop_caches()?;
+    spread.disk.open(log)?.drop_caches()?;
     if systems == 0 {
         let adaptation = &order.adaptation;
         ensure!(
