@@ -199,7 +199,7 @@ fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const N: usize>(
         }
     }
 
-    deserializer.deserialize_seq(Few(PhantomData))
+    deserializer.deserialize_seq(Few::<T, N>(PhantomData))
 }
 
 impl LeftBlocks {

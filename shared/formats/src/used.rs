@@ -124,25 +124,21 @@ impl UsedMap {
 
     /// The same in blocks of another size, where that is no other filesystem: of FAT and exFAT, whose blocks are
     /// several sectors here and single ones in partclone's images.
-    ///
-    /// # Errors
-    /// The map as it is.
-    pub fn in_blocks_of(self, block_bytes: u32) -> Result<Self, Self> {
+    pub fn in_blocks_of(self, block_bytes: u32) -> Option<Self> {
         if self.block_bytes == block_bytes {
-            return Ok(self);
+            return Some(self);
         }
         let each = u64::from(self.block_bytes.checked_div(block_bytes).unwrap_or(0));
         let is_whole = each * u64::from(block_bytes) == u64::from(self.block_bytes);
         let is_same = is_whole && OF_SECTORS.contains(&self.program);
-        let blocks = self.used.blocks().checked_mul(each).filter(|_| is_same);
-        let Some(blocks) = blocks else { return Err(self) };
+        let blocks = self.used.blocks().checked_mul(each).filter(|_| is_same)?;
         let mut marks = Marks::none(blocks);
         for first in (0..self.used.blocks()).step_by(RUNS_OF as usize) {
             for Run { start, count } in self.used.runs(first, RUNS_OF) {
                 marks.set((first + u64::from(start)) * each, u64::from(count) * each);
             }
         }
-        Ok(Self { block_bytes, used: marks.into_bitmap(), ..self })
+        Some(Self { block_bytes, used: marks.into_bitmap(), ..self })
     }
 
     /// Counts every block as used: for a filesystem whose records are not to be trusted.

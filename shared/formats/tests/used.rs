@@ -342,6 +342,10 @@ fn fat_of_every_width() {
         println!("{options}");
         check_map(&image, program, 0);
         check_whole(&image, "fsck.fat -n copy");
+        let map = map_of(&image.dir().join("image"));
+        let fine = map.clone().in_blocks_of(512).unwrap();
+        assert_eq!(ranges(&fine.used, 512), ranges(&map.used, map.block_bytes));
+        assert_eq!(map.in_blocks_of(96 << 10), None);
     }
     // Debian's partclone misreads 12 bits; the checker and the files can tell.
     let image = Image::make(16, "mkfs.fat -F 12 -s 16 image", Access::Mtools);

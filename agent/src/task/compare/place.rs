@@ -25,8 +25,8 @@ const MAX_BLOCKS: u64 = 1 << 27;
 pub(super) enum Use {
     /// By what the filesystem says, in blocks as they are wanted.
     Known(UsedMap),
-    /// By a filesystem with blocks of another size.
-    Another(UsedMap),
+    /// By another filesystem, whose name by partclone and size of a block these are.
+    Another(&'static str, u32),
     /// Nothing there tells: the image's blocks count.
     Unknown,
 }
@@ -50,8 +50,9 @@ pub(super) fn used(
     if map.program == RAW {
         return Ok(Use::Unknown);
     }
+    let another = Use::Another(map.program, map.block_bytes);
     let wanted = wanted.unwrap_or(map.block_bytes);
-    Ok(map.in_blocks_of(wanted).map_or_else(Use::Another, Use::Known))
+    Ok(map.in_blocks_of(wanted).map_or(another, Use::Known))
 }
 
 /// What the filesystem that is there says of it.
@@ -87,8 +88,7 @@ impl<'d> Place<'d> {
                 }));
                 Some(map)
             }
-            Ok(Use::Another(map)) => {
-                let (name, has) = (map.program, map.block_bytes);
+            Ok(Use::Another(name, has)) => {
                 remarks
                     .push(format!("another filesystem is there ({name}, blocks of {has} bytes)"));
                 None

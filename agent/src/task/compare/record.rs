@@ -134,7 +134,7 @@ impl Account {
         let map = match place::used(device, (start, bytes), partition, wanted)? {
             Use::Known(map) => Some(map),
             Use::Unknown => None,
-            Use::Another(map) => bail!("a {} with blocks of another size is there", map.program),
+            Use::Another(name, has) => bail!("a {name} with blocks of {has} bytes is there"),
         };
         let (block_bytes, total_blocks) =
             map.as_ref().map_or((partition.block_bytes, partition.total_blocks), |map| {
