@@ -101,6 +101,9 @@ pub enum Work {
     DeployDisk(Box<DeployDisk>),
     /// Compare what is in a slot with what was put there.
     Compare(Box<CompareSlot>),
+    /// Send the files of the system that runs, as a tar archive, into the store. Only for a session that
+    /// was opened with [`crate::to_controller::Open::Golden`], and never sent twice: see [`crate::upload`].
+    Golden,
 }
 
 /// Put one partition of an image into a slot.
@@ -360,6 +363,7 @@ impl Work {
             Self::Compare(_) => &[Step::CheckDisk, Step::Survey, Step::Compare],
             Self::Capture(_) => &[Step::CheckDisk, Step::Survey, Step::Capture],
             Self::DeployDisk(_) => DEPLOY_DISK,
+            Self::Golden => &[Step::Survey, Step::Capture],
         };
         all.iter().copied().filter(|step| self.takes(*step)).collect()
     }

@@ -4,7 +4,7 @@
 pub const ALPN: &[u8] = b"metalcast/1";
 
 /// Version of the messages in [`crate::to_agent`] and [`crate::to_controller`].
-pub const PROTOCOL: u16 = 6;
+pub const PROTOCOL: u16 = 7;
 
 /// Version of the manifest beside an image.
 pub const MANIFEST: u16 = 1;

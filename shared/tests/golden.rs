@@ -282,7 +282,8 @@ fn to_controller(book: &mut Book) {
     let phases = vec![Phase { name: "dhcp".into(), ended_millis: 1500 }];
     let hello =
         Hello { protocol: 1, agent: "0.1.0".into(), boot: boot(), task: Some(task()), phases };
-    book.add("open.session", &Open::Session(hello));
+    book.add("open.session", &Open::Session(hello.clone()));
+    book.add("open.golden", &Open::Golden(hello));
     let revision = || "lab/debian@7".parse().unwrap();
     let partition = || "sda1".to_owned();
     book.add("open.page", &Open::Page { revision: revision(), partition: partition(), page: 1 });
@@ -348,6 +349,8 @@ fn to_agent(book: &mut Book) {
     }
     let work = Work::Compare(Box::new(compare()));
     book.add("task.compare", &ToAgent::Task(Box::new(Task { id: task(), work })));
+    let work = Work::Golden;
+    book.add("task.golden", &ToAgent::Task(Box::new(Task { id: task(), work })));
     book.add("record.kept", &RecordReply::Kept);
     book.add("record.refused", &RecordReply::Refused { reason: "r".into() });
     book.add("ack", &ToAgent::Ack { task: task(), number: 300 });
@@ -378,7 +381,8 @@ fn stored(book: &mut Book) {
     book.add("manifest", &manifest());
     book.add("manifest.page", &page());
     book.add("as-left", &as_left());
-    let token = EnrolmentToken { boot: boot(), mac: mac(), expires_unix: 1_700_000_900 };
+    let token =
+        EnrolmentToken { boot: boot(), mac: mac(), expires_unix: 1_700_000_900, golden: true };
     book.add("token.enrolment", &token);
     book.add("token.report", &ReportToken { task: task() });
 }
@@ -390,7 +394,7 @@ fn messages_have_the_bytes_of_their_version() {
     to_agent(&mut book);
     upload(&mut book);
     stored(&mut book);
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v6.txt");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v7.txt");
     if std::env::var_os("METALCAST_BLESS").is_some() {
         std::fs::write(&file, &book.0).unwrap();
     }

@@ -34,7 +34,10 @@ impl Made {
                 stage,
                 at_unix_ms: now,
             })),
-            Work::SelectSlot { .. } | Work::Capture { .. } | Work::Compare { .. } => None,
+            Work::SelectSlot { .. }
+            | Work::Capture { .. }
+            | Work::Compare { .. }
+            | Work::Golden { .. } => None,
         }
     }
 
@@ -57,7 +60,10 @@ pub(super) fn partitioned(record: &TaskRecord, node: NodeId, now: i64) -> Option
         Work::DeployDisk { .. } => {
             Made::by(record, SlotStage::Writing, now).map(|made| made.kept(node))
         }
-        Work::SelectSlot { .. } | Work::Capture { .. } | Work::Compare { .. } => None,
+        Work::SelectSlot { .. }
+        | Work::Capture { .. }
+        | Work::Compare { .. }
+        | Work::Golden { .. } => None,
     }
 }
 

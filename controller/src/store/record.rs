@@ -130,6 +130,15 @@ pub enum JobSpec {
         /// When a task is done.
         finish: Finish,
     },
+    /// Put the system that runs on a node into a slot of others.
+    Clone {
+        /// Name that the node had then.
+        from: String,
+        /// The slot.
+        slot: u16,
+        /// When a task of the others is done.
+        finish: Finish,
+    },
 }
 
 impl fmt::Display for JobSpec {
@@ -145,6 +154,7 @@ impl fmt::Display for JobSpec {
             Self::Capture { image, disk, source } => {
                 write!(f, "capture {} as {image}", source.of(disk))
             }
+            Self::Clone { from, slot, .. } => write!(f, "clone {from} to slot {slot}"),
         }
     }
 }
@@ -274,6 +284,14 @@ pub enum Work {
         /// When the task is done.
         finish: Finish,
     },
+    /// Send the files of the system that runs. It is deployed by other tasks of the job, and removed when
+    /// they have ended.
+    Golden {
+        /// What it becomes until then.
+        image: Revision,
+        /// Whether all of it is in the store.
+        is_saved: bool,
+    },
 }
 
 impl Work {
@@ -283,6 +301,7 @@ impl Work {
             Self::Deploy { finish, .. } | Self::DeployDisk { finish, .. } => *finish,
             Self::SelectSlot { .. } => Finish::LocalBoot,
             Self::Capture { .. } | Self::Compare { .. } => Finish::Saved,
+            Self::Golden { .. } => Finish::RunsOn,
         }
     }
 
@@ -290,7 +309,9 @@ impl Work {
     pub fn saved(&self) -> Option<&Revision> {
         match self {
             Self::Capture { saved, .. } => saved.as_ref(),
-            Self::Deploy { .. }
+            // Nobody else is to have it.
+            Self::Golden { .. }
+            | Self::Deploy { .. }
             | Self::DeployDisk { .. }
             | Self::SelectSlot { .. }
             | Self::Compare { .. } => None,
@@ -301,7 +322,8 @@ impl Work {
     pub fn compared(&self) -> Option<&Comparison> {
         match self {
             Self::Compare { found, .. } => found.as_deref(),
-            Self::Deploy { .. }
+            Self::Golden { .. }
+            | Self::Deploy { .. }
             | Self::DeployDisk { .. }
             | Self::SelectSlot { .. }
             | Self::Capture { .. } => None,
@@ -310,14 +332,20 @@ impl Work {
 
     /// Whether what it was for, where that is not the disk, is there.
     pub fn has_result(&self) -> bool {
-        self.saved().is_some() || self.compared().is_some()
+        let is_saved = matches!(self, Self::Golden { is_saved: true, .. });
+        is_saved || self.saved().is_some() || self.compared().is_some()
+    }
+
+    /// Whether it is for a machine that runs its own system, and no other.
+    pub fn is_golden(&self) -> bool {
+        matches!(self, Self::Golden { .. })
     }
 
     /// Whether what is on the disk is, or may be, another than before when it is not done.
     pub fn changes_disk(&self) -> bool {
         match self {
             Self::Deploy { .. } | Self::DeployDisk { .. } | Self::SelectSlot { .. } => true,
-            Self::Capture { .. } | Self::Compare { .. } => false,
+            Self::Capture { .. } | Self::Compare { .. } | Self::Golden { .. } => false,
         }
     }
 
@@ -327,7 +355,10 @@ impl Work {
             Self::Deploy { adaptation, .. } | Self::DeployDisk { adaptation, .. } => {
                 Some(adaptation)
             }
-            Self::SelectSlot { .. } | Self::Capture { .. } | Self::Compare { .. } => None,
+            Self::SelectSlot { .. }
+            | Self::Capture { .. }
+            | Self::Compare { .. }
+            | Self::Golden { .. } => None,
         }
     }
 
@@ -337,7 +368,7 @@ impl Work {
             Self::Deploy { image, .. }
             | Self::DeployDisk { image, .. }
             | Self::Compare { image, .. } => Some(image),
-            Self::SelectSlot { .. } | Self::Capture { .. } => None,
+            Self::SelectSlot { .. } | Self::Capture { .. } | Self::Golden { .. } => None,
         }
     }
 }
