@@ -9,6 +9,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 /// Larger than what is read before it changes.
@@ -16,6 +17,9 @@ const BYTES: usize = 1 << 20;
 
 /// Behind the headers of the root and of one file: it is open, and its first bytes are read.
 const BEGUN: usize = 64 << 10;
+
+/// Within one tick of the kernel's clock two times of a file are the same.
+const CLOCK_TICK: Duration = Duration::from_millis(30);
 
 fn live(dir: &Path) -> Stream {
     let live = Live { swap_files: vec![b"home/swap".to_vec()] };
@@ -56,6 +60,7 @@ fn changed(change: impl Fn(&File)) -> (Vec<u8>, String) {
     fs::write(&path, [7; BYTES]).unwrap();
     let mut stream = live(dir.path());
     let mut archive = stream.read(BEGUN).unwrap();
+    std::thread::sleep(CLOCK_TICK);
     change(&OpenOptions::new().write(true).open(&path).unwrap());
     archive.extend(rest(&mut stream));
     let out = extract(&archive);
