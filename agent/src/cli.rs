@@ -1,6 +1,8 @@
 //! The stages of a deploy one at a time by hand, on any Linux with root's rights.
 
 mod capture;
+mod controller;
+mod golden;
 mod image;
 mod join;
 mod layout;
@@ -15,6 +17,7 @@ mod writer;
 
 use crate::{session::LogRing, task::Machine};
 use clap::{Args, Parser, Subcommand};
+use golden::GoldenArgs;
 use image::ImageArgs;
 use join::JoinArgs;
 use stage::{DiskArgs, FixUpArgs, SlotArgs};
@@ -60,6 +63,13 @@ enum Command {
         #[command(flatten)]
         loaders: Loaders,
     },
+    /// Offer the system that runs on this machine to `metalcast clone --from`
+    ///
+    /// What is sent is the root filesystem, and /boot, /usr and /var where they are filesystems of their
+    /// own, as they are while the system goes on. Nothing is written to any disk of this machine, the
+    /// controller can give it no other work, and it is not restarted. Nothing is sent before an operator
+    /// approves the node and orders it. Ends by SIGINT or SIGTERM.
+    Golden(GoldenArgs),
     /// Write the layout's partition table, unless the disk has it
     ///
     /// Refused, without --yes, on a disk that is not blank.
@@ -165,7 +175,7 @@ struct Leave {
 pub fn main() -> ExitCode {
     let Cli { command } = Cli::parse();
     let logs = Arc::new(LogRing::default());
-    let is_heard = matches!(command, Command::Join { .. });
+    let is_heard = matches!(command, Command::Join { .. } | Command::Golden(_));
     crate::console::start(is_heard.then(|| logs.clone()));
     let machine = Machine::this(match &command {
         Command::BootCode { loaders, .. } | Command::Join { loaders, .. } => &loaders.dir,
@@ -184,6 +194,7 @@ impl Command {
     fn run(&self, machine: &Machine, logs: &Arc<LogRing>) -> anyhow::Result<()> {
         match self {
             Self::Join { join, .. } => join.run(machine, logs),
+            Self::Golden(golden) => golden.run(logs),
             Self::Scan => scan::scan(),
             Self::Probe { device } => scan::probe(device),
             Self::Partition { disk, leave } => stage::partition(disk, leave, machine),

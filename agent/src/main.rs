@@ -5,7 +5,7 @@ use metalcast_agent::{
     cli, console,
     init::{self, InitOutcome},
     inventory,
-    session::{self, Config, Ending, LogRing},
+    session::{self, Config, Ending, LogRing, Role},
     task::Machine,
 };
 use metalcast_shared::to_controller::Phase;
@@ -37,6 +37,8 @@ fn main() -> ExitCode {
                 format!("the controller refuses this boot: {reason}; restart in {seconds} s");
             restart(&text, AFTER_REFUSAL)
         }
+        // Nobody stops process 1.
+        Ok(Ending::Stopped) => restart("restarting: the agent has ended", READ_TIME),
         Err(error) => init::fail(&error),
     }
 }
@@ -78,6 +80,7 @@ fn process_1() -> anyhow::Result<Ending> {
         machine: Arc::new(Machine::this(Path::new("/lib/metalcast/grub"))),
         inventory: Arc::new(|| inventory::collect(|_| true)),
         logs,
+        role: Role::Node,
     };
     session::block_on(config)
 }

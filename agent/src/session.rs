@@ -31,7 +31,7 @@ use connect::{Connector, Identity, Refusal, STRANGER_LIMIT, Strangers};
 use metalcast_shared::{boot::BootConfig, inventory::Inventory, to_controller::Phase};
 use outbox::Outbox;
 use quinn::Connection;
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use worker::Worker;
 
@@ -57,6 +57,17 @@ pub struct Config {
     pub inventory: Arc<dyn Fn() -> Inventory + Send + Sync>,
     /// Lines for the controller.
     pub logs: Arc<LogRing>,
+    /// What this machine is there for.
+    pub role: Role,
+}
+
+/// What a machine is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// All work that there is, but for [`metalcast_shared::to_agent::Work::Golden`].
+    Node,
+    /// That work and no other: it runs its own system, and goes on with it.
+    Golden,
 }
 
 impl std::fmt::Debug for Config {
@@ -78,6 +89,8 @@ pub enum Ending {
         /// Why, for the console.
         reason: String,
     },
+    /// Whoever ran it wanted it to end.
+    Stopped,
 }
 
 /// Threads of the network's runtime; TLS is their work, disks have threads of their own.
@@ -85,29 +98,67 @@ const NETWORK_THREADS: usize = 2;
 
 /// Runs a session on a runtime of its own, to its end.
 pub fn block_on(config: Config) -> anyhow::Result<Ending> {
+    block_on_until(config, || Ok(std::future::pending()))
+}
+
+/// The same until what `stop` makes in the runtime has ended.
+pub fn block_on_until<S: Future<Output = ()>>(
+    config: Config,
+    stop: impl FnOnce() -> anyhow::Result<S>,
+) -> anyhow::Result<Ending> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(NETWORK_THREADS)
         .enable_all()
         .build()
         .context("starting the network's runtime")?
-        .block_on(run(config))
+        .block_on(async { run_until(config, stop()?).await })
 }
 
 /// Speaks with the controller until the machine has to restart. Connects again for ever.
 pub async fn run(config: Config) -> anyhow::Result<Ending> {
+    run_until(config, std::future::pending()).await
+}
+
+async fn run_until(config: Config, stop: impl Future<Output = ()>) -> anyhow::Result<Ending> {
+    let mut stop = std::pin::pin!(stop);
     let connector = Connector::new(&config.boot)?;
     let inventory = look(&config.inventory).await?;
-    let identity = match enrol::enrol(&connector, &config.boot, &(&inventory).into()).await? {
+    let fingerprint = (&inventory).into();
+    let enrolled = tokio::select! {
+        enrolled = enrol::enrol(&connector, &config.boot, &fingerprint) => enrolled?,
+        () = &mut stop => return Ok(Ending::Stopped),
+    };
+    let identity = match enrolled {
         Ok(identity) => Arc::new(identity),
         Err(Refusal(reason)) => return Ok(Ending::Refused { reason }),
     };
     let outbox = Arc::new(Outbox::default());
     let (link, links) = watch::channel(None);
     let mut worker = Worker::new(config.machine.clone(), identity.clone(), outbox.clone(), links);
-    let ending =
-        converse(&config, &connector, &identity, inventory, &outbox, &mut worker, &link).await;
+    let ending = {
+        // Its streams end after the connection, which says why.
+        let mut conversation = std::pin::pin!(converse(
+            &config,
+            &connector,
+            &identity,
+            inventory,
+            &outbox,
+            &mut worker,
+            &link
+        ));
+        tokio::select! {
+            ending = &mut conversation => ending,
+            () = &mut stop => {
+                let connection = link.borrow().clone();
+                if let Some(connection) = connection {
+                    connector.close(&connection, "ended on the machine itself").await;
+                }
+                Ok(Ending::Stopped)
+            }
+        }
+    };
     // Whatever the reason: nothing may be written while the machine restarts.
-    worker.stop("the machine restarts", STOP_LIMIT).await;
+    worker.stop("the agent ends", STOP_LIMIT).await;
     ending
 }
 
@@ -153,7 +204,7 @@ async fn converse(
             publish.send_replace(None);
             match ended {
                 Ok(reason) => {
-                    connector.close(&connection).await;
+                    connector.close(&connection, "restarting").await;
                     return Ok(Ending::Reboot { reason });
                 }
                 Err(error) => {

@@ -29,6 +29,7 @@ mod driver;
 mod first_blocks;
 mod fix_up;
 mod format;
+mod golden;
 mod grow;
 mod partition;
 mod partitions;
@@ -168,6 +169,14 @@ pub fn capture(
         true => capture::send_archive(order, source, &surveyed, uploader, log),
         false => capture::send(&source, &surveyed, uploader, log),
     })?;
+    context.event(TaskEvent::Done { reports: false });
+    Ok(())
+}
+
+/// Sends the files of the system that runs here.
+pub fn golden(uploader: &dyn Uploader, context: &Context<'_>) -> Result<(), Stopped> {
+    let surveyed = step(context, Step::Survey, golden::survey)?;
+    step(context, Step::Capture, |log| golden::send(surveyed, uploader, log))?;
     context.event(TaskEvent::Done { reports: false });
     Ok(())
 }

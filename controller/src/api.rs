@@ -163,6 +163,7 @@ fn router(shared: Shared) -> Router {
         .route("/operations/{id}", get(operations::show))
         .route("/deployments", post(jobs::deploy))
         .route("/captures", post(jobs::capture))
+        .route("/clones", post(jobs::clone_system))
         .route("/verifications", post(jobs::verify))
         .route("/boots", post(jobs::boot))
         .route("/jobs", get(jobs::list))

@@ -72,6 +72,14 @@ impl Catalog for Images {
             Err(error) => Err(error.into()),
         }
     }
+
+    fn clones(&self) -> anyhow::Result<Vec<Revision>> {
+        Ok(Images::clones(self)?)
+    }
+
+    fn remove_clone(&self, revision: &Revision) -> anyhow::Result<()> {
+        Ok(Images::remove_clone(self, revision)?)
+    }
 }
 
 /// Runs the controller until SIGTERM or SIGINT.

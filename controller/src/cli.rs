@@ -15,7 +15,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use client::Client;
-use commands::{backup, capture, deploy, images, jobs, nodes, ports, verify};
+use commands::{backup, capture, clone, deploy, images, jobs, nodes, ports, verify};
 use output::Printer;
 use std::path::PathBuf;
 
@@ -86,6 +86,8 @@ enum Command {
     Image(images::Command),
     /// Put an image into a slot of nodes
     Deploy(Box<deploy::Deploy>),
+    /// Put the system that runs on a node into a slot of others, without an image in between
+    Clone(Box<clone::Clone>),
     /// Save a slot, a disk or partitions of a node as an image
     Capture(capture::Capture),
     /// Compare what is in a slot of nodes with what was put there
@@ -166,6 +168,7 @@ async fn carry_out(cli: Cli, printer: &Printer) -> anyhow::Result<Exit> {
         Command::Node(command) => nodes::run(command, &client, printer).await,
         Command::Image(command) => images::run(command, &client, printer).await,
         Command::Deploy(command) => deploy::deploy(*command, &client, printer).await,
+        Command::Clone(command) => clone::clone(*command, &client, printer).await,
         Command::Capture(command) => capture::capture(command, &client, printer).await,
         Command::Verify(command) => verify::verify(command, &client, printer).await,
         Command::Boot(command) => deploy::boot(command, &client, printer).await,

@@ -14,6 +14,7 @@
 
 mod archive;
 mod check;
+pub mod clones;
 mod diff;
 mod draft;
 mod error;

@@ -16,6 +16,7 @@ mod agents;
 mod boot;
 mod capture;
 mod catalog;
+mod clone;
 mod compare;
 mod core;
 mod deploy;
@@ -37,8 +38,8 @@ pub use agents::AGENT_QUEUE;
 pub use catalog::Catalog;
 pub use tasks::end_unfinished;
 pub use types::{
-    BootEvent, BootEventKind, EnrolRefusal, Refusal, ReportRefusal, Run, ScriptAnswer, SessionId,
-    UploadAnswer,
+    BootEvent, BootEventKind, EnrolRefusal, Refusal, ReportRefusal, Role, Run, ScriptAnswer,
+    SessionId, UploadAnswer,
 };
 
 use crate::{
@@ -127,6 +128,7 @@ impl Service {
             core: Mutex::new(core),
         };
         let service = Self { shared: Arc::new(shared) };
+        service.take_up_clones().await?;
         service.publish(&*service.core().await);
         Ok(service)
     }
@@ -162,8 +164,9 @@ impl Service {
     pub async fn tick(&self) -> anyhow::Result<()> {
         let mut core = self.core().await;
         let expired = self.expire(&mut core).await;
+        let settled = self.settle_clones(&mut core).await;
         let flushed = self.flush(&mut core).await;
-        expired.and(flushed)
+        expired.and(settled).and(flushed)
     }
 
     /// Writes what was gathered since the last tick.

@@ -49,7 +49,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::service::{EnrolRefusal, Service, SessionId, UploadAnswer};
+use crate::service::{EnrolRefusal, Role, Service, SessionId, UploadAnswer};
 
 /// Most connections at a time, handshakes included.
 pub const MAX_CONNECTIONS: usize = 4096;
@@ -95,6 +95,7 @@ pub trait Fleet: Clone + Send + Sync + 'static {
         node: NodeId,
         key: Hash,
         hello: Hello,
+        role: Role,
         to_agent: mpsc::Sender<ToAgent>,
     ) -> impl Future<Output = anyhow::Result<SessionId>> + Send;
 
@@ -170,9 +171,10 @@ impl Fleet for Service {
         node: NodeId,
         key: Hash,
         hello: Hello,
+        role: Role,
         to_agent: mpsc::Sender<ToAgent>,
     ) -> anyhow::Result<SessionId> {
-        Service::session_opened(self, node, key, hello, to_agent).await
+        Service::session_opened(self, node, key, hello, role, to_agent).await
     }
 
     async fn received(

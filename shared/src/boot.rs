@@ -61,6 +61,8 @@ pub struct EnrolmentToken {
     pub mac: Mac,
     /// When it ends, seconds since 1970-01-01 UTC.
     pub expires_unix: i64,
+    /// Whether it is for a machine that runs its own system, which did not netboot.
+    pub golden: bool,
 }
 
 /// Sealed into [`ReportConfig::token`]: only the controller reads it.

@@ -107,6 +107,9 @@ pub enum Work {
     Compare(Box<Compare>),
     /// Put partitions of an image into partitions of a disk.
     DeployPartitions(Box<DeployPartitions>),
+    /// Send the files of the system that runs, as a tar archive, into the store. Only for a session that
+    /// was opened with [`crate::to_controller::Open::Golden`], and never sent twice: see [`crate::upload`].
+    Golden,
 }
 
 /// Put one partition of an image into a slot.
@@ -385,6 +388,7 @@ impl Work {
             Self::Capture(_) => &[Step::CheckDisk, Step::Survey, Step::Capture],
             Self::DeployDisk(_) => DEPLOY_DISK,
             Self::DeployPartitions(_) => DEPLOY_PARTITIONS,
+            Self::Golden => &[Step::Survey, Step::Capture],
         };
         all.iter().copied().filter(|step| self.takes(*step)).collect()
     }

@@ -75,6 +75,9 @@ pub enum Open {
         /// Which task.
         task: TaskId,
     },
+    /// The session of a machine that runs its own system and gives nothing but that:
+    /// [`crate::to_agent::Work::Golden`] is the only work for it.
+    Golden(Hello),
 }
 
 /// A request for a certificate.

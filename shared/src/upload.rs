@@ -11,7 +11,8 @@
 //!
 //! Everything comes in one order. Nothing is acknowledged on the way: an agent that has lost its
 //! connection opens another stream, is told how far the controller has come and reads its disk again
-//! from there. The controller trusts no length, hash or run that it is told.
+//! from there. A system that runs cannot be read twice alike: it is sent on one stream or not at all. The
+//! controller trusts no length, hash or run that it is told.
 
 use crate::{
     id::Revision,

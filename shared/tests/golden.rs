@@ -337,7 +337,8 @@ fn to_controller(book: &mut Book) {
     let phases = vec![Phase { name: "dhcp".into(), ended_millis: 1500 }];
     let hello =
         Hello { protocol: 1, agent: "0.1.0".into(), boot: boot(), task: Some(task()), phases };
-    book.add("open.session", &Open::Session(hello));
+    book.add("open.session", &Open::Session(hello.clone()));
+    book.add("open.golden", &Open::Golden(hello));
     let revision = || "lab/debian@7".parse().unwrap();
     let partition = || "sda1".to_owned();
     book.add("open.page", &Open::Page { revision: revision(), partition: partition(), page: 1 });
@@ -408,6 +409,8 @@ fn to_agent(book: &mut Book) {
     let of_disk = Compare { source: CompareSource::Disk, as_left: None, ..compare() };
     let work = Work::Compare(Box::new(of_disk));
     book.add("task.compare.disk", &ToAgent::Task(Box::new(Task { id: task(), work })));
+    let work = Work::Golden;
+    book.add("task.golden", &ToAgent::Task(Box::new(Task { id: task(), work })));
     book.add("record.kept", &RecordReply::Kept);
     book.add("record.refused", &RecordReply::Refused { reason: "r".into() });
     book.add("ack", &ToAgent::Ack { task: task(), number: 300 });
@@ -438,7 +441,8 @@ fn stored(book: &mut Book) {
     book.add("manifest", &manifest());
     book.add("manifest.page", &page());
     book.add("as-left", &as_left());
-    let token = EnrolmentToken { boot: boot(), mac: mac(), expires_unix: 1_700_000_900 };
+    let token =
+        EnrolmentToken { boot: boot(), mac: mac(), expires_unix: 1_700_000_900, golden: true };
     book.add("token.enrolment", &token);
     book.add("token.report", &ReportToken { task: task() });
 }

@@ -61,6 +61,11 @@ impl Tree {
         Ok(Self { root: dir.into() })
     }
 
+    /// A directory that is open.
+    pub fn of(root: OwnedFd) -> Self {
+        Self { root }
+    }
+
     /// Makes a directory, if it is not there.
     pub fn directory(&self, path: &[u8]) -> anyhow::Result<()> {
         if path.is_empty() {
@@ -228,8 +233,8 @@ impl Tree {
     }
 
     /// Opens a directory to list it.
-    pub(crate) fn open_dir(&self, path: &[u8]) -> anyhow::Result<OwnedFd> {
-        self.look_up(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW)
+    pub(crate) fn open_dir(&self, path: &[u8]) -> nix::Result<OwnedFd> {
+        self.open_at(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW, 0)
     }
 
     fn look_up(&self, path: &[u8], flags: OFlag) -> anyhow::Result<OwnedFd> {

@@ -1,7 +1,6 @@
 //! What is at a path, as a member of an archive.
 
-use super::links::Links;
-use crate::disk::Tree;
+use super::{links::Links, live::Live, roots::Roots};
 use anyhow::{Context, bail};
 use metalcast_formats::{
     swap,
@@ -48,7 +47,7 @@ pub(super) struct Content {
 /// By what it is seen that a file has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
-    bytes: i64,
+    pub(super) bytes: i64,
     modified: (i64, i64),
     changed: (i64, i64),
 }
@@ -59,6 +58,13 @@ pub(super) enum Found {
     Socket,
     /// Something else is mounted there.
     Mount,
+    /// Nothing is there any more.
+    Nothing,
+}
+
+/// Whether an error of opening a path says that it is not what it was when its directory was listed.
+pub(super) fn has_gone(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ESTALE)
 }
 
 impl Stamp {
@@ -77,10 +83,17 @@ impl Stamp {
 
 impl Found {
     /// Looks.
-    pub(super) fn at(tree: &Tree, path: &[u8], links: &mut Links) -> anyhow::Result<Self> {
-        let entry = match tree.open_path(path) {
+    pub(super) fn at(
+        roots: &Roots,
+        path: &[u8],
+        links: &mut Links,
+        live: Option<&Live>,
+    ) -> anyhow::Result<Self> {
+        let (tree, beneath) = roots.of(path).context("it is on none of the filesystems")?;
+        let entry = match tree.open_path(beneath) {
             Ok(entry) => entry,
             Err(Errno::EXDEV) => return Ok(Self::Mount),
+            Err(errno) if live.is_some() && has_gone(errno) => return Ok(Self::Nothing),
             Err(errno) => return Err(errno).context("opening it"),
         };
         let stat = fstat(&entry).context("looking at it")?;
@@ -113,7 +126,9 @@ impl Found {
         let attributes = xattr::all(entry.as_fd())?;
         let member = member(path, kind, meta(&stat, attributes)?);
         let entry = match (&member.kind, u64::try_from(stat.st_size)) {
-            (Kind::File, Ok(bytes)) if bytes > 0 => with_content(member, &entry, &stat, bytes)?,
+            (Kind::File, Ok(bytes)) if bytes > 0 => {
+                with_content(member, &entry, (&stat, bytes), live)?
+            }
             _ => Entry { member, content: None },
         };
         Ok(Self::Member(Box::new(entry)))
@@ -159,16 +174,25 @@ fn meta(stat: &FileStat, attributes: Vec<xattr::Attribute>) -> anyhow::Result<Me
 fn with_content(
     mut member: Member,
     entry: &OwnedFd,
-    stat: &FileStat,
-    bytes: u64,
+    (stat, bytes): (&FileStat, u64),
+    live: Option<&Live>,
 ) -> anyhow::Result<Entry> {
     // The file that was looked at, whatever has its name now.
     let file = File::open(format!("/proc/self/fd/{}", entry.as_raw_fd())).context("opening it")?;
     let stamp = Stamp::new(stat);
-    let known_bytes = if is_swap(&member.path, &file, bytes) { KEPT_OF_SWAP_BYTES } else { bytes };
+    let is_swapped_to = live.is_some_and(|live| live.swap_files.contains(&member.path));
+    let known_bytes = match is_swap(&member.path, is_swapped_to, &file, bytes) {
+        true => KEPT_OF_SWAP_BYTES,
+        false => bytes,
+    };
     let has_holes = known_bytes == bytes && stat.st_blocks.cast_unsigned() < bytes.div_ceil(512);
     let whole = vec![Piece { offset: 0, bytes }];
-    let pieces = if has_holes { data(&file, bytes)? } else { whole.clone() };
+    let pieces = match (has_holes, live) {
+        (false, _) => whole.clone(),
+        (true, None) => data(&file, bytes)?,
+        // That of one that changes meanwhile may be none; all of it is read then.
+        (true, Some(_)) => data(&file, bytes).unwrap_or_else(|_| whole.clone()),
+    };
     member.file_bytes = bytes;
     member.data_bytes = pieces.iter().map(|piece| piece.bytes).sum();
     if pieces != whole {
@@ -178,9 +202,9 @@ fn with_content(
 }
 
 /// Whether it is a swap file that nothing is kept in.
-fn is_swap(path: &[u8], file: &File, bytes: u64) -> bool {
+fn is_swap(path: &[u8], is_swapped_to: bool, file: &File, bytes: u64) -> bool {
     let mut page = [0; swap::PAGE_BYTES];
-    swap::FILE_NAMES.iter().any(|name| name.as_bytes() == path)
+    (is_swapped_to || swap::FILE_NAMES.iter().any(|name| name.as_bytes() == path))
         && bytes > KEPT_OF_SWAP_BYTES
         && file.read_exact_at(&mut page, 0).is_ok()
         && swap::is_plain(&page)

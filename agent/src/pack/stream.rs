@@ -1,15 +1,19 @@
 //! The archive, from its first byte to its last.
 
 use super::{
-    entry::{Content, Entry, Found, Stamp},
+    entry::{Entry, Found, Stamp, has_gone},
     links::Links,
+    live::{self, Live, Unsteady},
+    open::Open,
+    roots::Roots,
     walk::Walk,
 };
 use crate::disk::{Tree, shown};
 use anyhow::{Context, ensure};
 use metalcast_formats::tar::{END_MARK, Kind, padded, write_headers};
 use metalcast_shared::hash::Hash;
-use std::{fmt, io, os::unix::fs::FileExt, path::Path};
+use nix::sys::stat::{SFlag, fstat};
+use std::{fmt, path::Path};
 
 /// What is not in the archive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +24,10 @@ pub struct LeftOut {
     pub mounts: Count,
     /// Bytes that swap files held, and are zeros.
     pub swap_bytes: u64,
+    /// What lies in directories whose content is of no use elsewhere, and the bytes of that.
+    pub passing: Count,
+    /// See `passing`.
+    pub passing_bytes: u64,
 }
 
 /// How many there are, and the first.
@@ -33,7 +41,9 @@ pub struct Count {
 
 /// The archive. Memory: names of directories, of hard links, and the headers of a member, all bounded.
 pub struct Stream {
-    tree: Tree,
+    roots: Roots,
+    /// How, if the system runs.
+    live: Option<Live>,
     walk: Walk,
     links: Links,
     /// What precedes or follows content.
@@ -43,18 +53,9 @@ pub struct Stream {
     has_ended: bool,
     members: u64,
     left_out: LeftOut,
+    unsteady: Unsteady,
     /// Of all headers so far.
     print: Hash,
-}
-
-/// A file that is being read.
-struct Open {
-    path: Vec<u8>,
-    content: Content,
-    piece: usize,
-    /// Bytes of that piece, and of all, that are done.
-    in_piece: u64,
-    done: u64,
 }
 
 impl fmt::Debug for Stream {
@@ -66,8 +67,18 @@ impl fmt::Debug for Stream {
 impl Stream {
     /// Of what is mounted on a directory.
     pub fn open(root: &Path) -> anyhow::Result<Self> {
-        Ok(Self {
-            tree: Tree::open(root)?,
+        Ok(Self::new(Roots::new(vec![(Vec::new(), Tree::open(root)?)]), None))
+    }
+
+    /// Of a system that runs: its filesystems by the paths that they are mounted on, without the first `/`.
+    pub fn live(filesystems: Vec<(Vec<u8>, Tree)>, live: Live) -> Self {
+        Self::new(Roots::new(filesystems), Some(live))
+    }
+
+    fn new(roots: Roots, live: Option<Live>) -> Self {
+        Self {
+            roots,
+            live,
             walk: Walk::new(),
             links: Links::default(),
             pending: Vec::new(),
@@ -76,8 +87,9 @@ impl Stream {
             has_ended: false,
             members: 0,
             left_out: LeftOut::default(),
+            unsteady: Unsteady::default(),
             print: Hash::of(b""),
-        })
+        }
     }
 
     /// How many members have come.
@@ -88,6 +100,11 @@ impl Stream {
     /// What was left out so far.
     pub fn left_out(&self) -> &LeftOut {
         &self.left_out
+    }
+
+    /// What changed so far while it was read.
+    pub fn unsteady(&self) -> &Unsteady {
+        &self.unsteady
     }
 
     /// By what two streams are known to have had the same headers so far, and the same holes.
@@ -119,7 +136,7 @@ impl Stream {
                 }
                 (self.at, done) = (self.at + here.len(), done + here.len());
             } else if let Some(open) = &mut self.open {
-                let read = open.advance(room, data.as_deref_mut());
+                let read = open.advance(room, data.as_deref_mut(), self.live.is_some());
                 done += read.with_context(|| shown(&open.path))?;
                 if open.is_done() {
                     self.close()?;
@@ -142,9 +159,13 @@ impl Stream {
             self.pending.extend_from_slice(&END_MARK);
             return Ok(true);
         };
-        let found = Found::at(&self.tree, &path, &mut self.links);
+        if self.live.is_some() && self.pass_over(&path)? {
+            return Ok(true);
+        }
+        let found = Found::at(&self.roots, &path, &mut self.links, self.live.as_ref());
         match found.with_context(|| shown(&path))? {
             Found::Member(entry) => self.begin(*entry)?,
+            Found::Nothing => self.unsteady.add(&path, "vanished: it is left out"),
             Found::Mount => self.left_out.mounts.add(&path),
             Found::Socket => self.left_out.sockets.add(&path),
         }
@@ -157,60 +178,66 @@ impl Stream {
         self.members += 1;
         self.print = Hash::of(&[&self.print.0[..], &self.pending].concat());
         if member.kind == Kind::Directory {
-            self.walk.enter(&self.tree, &member.path)?;
+            self.enter(&member.path)?;
         }
         if let Some(content) = content {
             self.left_out.swap_bytes += member.file_bytes - content.known_bytes;
-            self.open = Some(Open { path: member.path, content, piece: 0, in_piece: 0, done: 0 });
+            self.open = Some(Open::new(member.path, content));
         }
         Ok(())
     }
 
-    /// Ends a file, which must be what it was when it was begun.
+    /// Goes on with what is in a directory.
+    fn enter(&mut self, path: &[u8]) -> anyhow::Result<()> {
+        let said = || format!("opening {}", shown(path));
+        let (tree, beneath) = self.roots.of(path).with_context(said)?;
+        match tree.open_dir(beneath) {
+            Ok(dir) => self.walk.enter(dir, path),
+            Err(errno) if self.live.is_some() && has_gone(errno) => {
+                self.unsteady.add(path, "vanished: it is empty");
+                Ok(())
+            }
+            Err(errno) => Err(errno).with_context(said),
+        }
+    }
+
+    /// Whether a path is one that is of no use elsewhere; it is counted then.
+    fn pass_over(&mut self, path: &[u8]) -> anyhow::Result<bool> {
+        let Some((tree, beneath)) = self.roots.of(path) else { return Ok(false) };
+        if !live::is_left_out(path, beneath) {
+            return Ok(false);
+        }
+        // What has gone meanwhile needs no counting.
+        let Ok(entry) = tree.open_path(beneath) else { return Ok(true) };
+        let stat = fstat(&entry).with_context(|| format!("looking at {}", shown(path)))?;
+        self.left_out.passing.add(path);
+        match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
+            SFlag::S_IFDIR => self.enter(path)?,
+            SFlag::S_IFREG => {
+                let bytes = u64::try_from(stat.st_size).unwrap_or(0);
+                self.left_out.passing_bytes = self.left_out.passing_bytes.saturating_add(bytes);
+            }
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    /// Ends a file, which must be what it was when it was begun, unless the system runs.
     fn close(&mut self) -> anyhow::Result<()> {
         let Some(open) = self.open.take() else { return Ok(()) };
-        let is_same = Stamp::of(&open.content.file)? == open.content.stamp;
-        ensure!(is_same, "{} changed while it was read", shown(&open.path));
+        let (before, after) = (open.content.stamp, Stamp::of(&open.content.file)?);
+        match self.live {
+            Some(_) => {
+                if let Some(how) = live::change(before, after, open.ended) {
+                    self.unsteady.add(&open.path, &how);
+                }
+            }
+            None => ensure!(after == before, "{} changed while it was read", shown(&open.path)),
+        }
         self.pending.clear();
         self.at = 0;
         self.pending.resize((padded(open.done) - open.done) as usize, 0);
         Ok(())
-    }
-}
-
-impl Open {
-    fn is_done(&self) -> bool {
-        self.piece == self.content.pieces.len()
-    }
-
-    /// At most so many bytes of one piece.
-    fn advance(&mut self, room: usize, data: Option<&mut Vec<u8>>) -> anyhow::Result<usize> {
-        let Some(piece) = self.content.pieces.get(self.piece) else { return Ok(0) };
-        let bytes = (piece.bytes - self.in_piece).min(room as u64);
-        if let Some(data) = data {
-            let (at, offset) = (data.len(), piece.offset + self.in_piece);
-            data.resize(at + bytes as usize, 0);
-            let known = self.content.known_bytes.saturating_sub(offset).min(bytes) as usize;
-            self.read(&mut data[at..at + known], offset)?;
-        }
-        self.in_piece += bytes;
-        self.done += bytes;
-        if self.in_piece == piece.bytes {
-            (self.piece, self.in_piece) = (self.piece + 1, 0);
-        }
-        Ok(bytes as usize)
-    }
-
-    fn read(&self, buffer: &mut [u8], offset: u64) -> anyhow::Result<()> {
-        self.content.file.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                anyhow::anyhow!("it became shorter while it was read")
-            }
-            _ => anyhow::Error::from(error).context(format!(
-                "reading {} bytes at byte {offset} of it; nothing is put in their place",
-                buffer.len()
-            )),
-        })
     }
 }
 
@@ -233,6 +260,11 @@ impl fmt::Display for LeftOut {
             if *count > 0 {
                 what.push(format!("{count} {kind} ({first} ...)"));
             }
+        }
+        if self.passing.count > 0 {
+            let Count { count, first } = &self.passing;
+            let mib = self.passing_bytes.div_ceil(1 << 20);
+            what.push(format!("{count} names with {mib} MiB in passing directories ({first} ...)"));
         }
         if self.swap_bytes > 0 {
             what.push(format!("{} MiB in swap files, which are zeros now", self.swap_bytes >> 20));

@@ -1,8 +1,9 @@
 //! All paths of a tree: each directory before what is in it.
 
-use crate::disk::{Tree, shown};
+use crate::disk::shown;
 use anyhow::{Context, ensure};
 use nix::dir::Dir;
+use std::os::fd::OwnedFd;
 
 /// Most bytes of names of directories that are not through. The largest directories have some million
 /// names.
@@ -49,9 +50,9 @@ impl Walk {
         }
     }
 
-    /// Says that the path that was given last is a directory.
-    pub(super) fn enter(&mut self, tree: &Tree, path: &[u8]) -> anyhow::Result<()> {
-        let dir = Dir::from_fd(tree.open_dir(path)?);
+    /// Says that the path that was given last is a directory, which is open.
+    pub(super) fn enter(&mut self, dir: OwnedFd, path: &[u8]) -> anyhow::Result<()> {
+        let dir = Dir::from_fd(dir);
         let dir = dir.with_context(|| format!("reading directory {}", shown(path)))?;
         let mut names = Vec::new();
         for entry in dir {

@@ -132,8 +132,8 @@ impl Connector {
     }
 
     /// Ends a connection and waits until that is sent.
-    pub(super) async fn close(&self, connection: &Connection) {
-        connection.close(close::DONE.into(), b"restarting");
+    pub(super) async fn close(&self, connection: &Connection, why: &str) {
+        connection.close(close::DONE.into(), why.as_bytes());
         let endpoint = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(endpoint) = endpoint {
             let _ = tokio::time::timeout(CLOSE_LIMIT, endpoint.wait_idle()).await;

@@ -1,13 +1,13 @@
 //! One session on one connection.
 
-use super::{Config, STOP_LIMIT, outbox::Outbox, wire, worker::Worker};
+use super::{Config, Role, STOP_LIMIT, outbox::Outbox, wire, worker::Worker};
 use crate::memory;
 use anyhow::Context;
 use metalcast_shared::{
     codec::MAX_MESSAGE_BYTES,
     disk::Disk,
     inventory::Inventory,
-    to_agent::{Standing, ToAgent},
+    to_agent::{Standing, ToAgent, Work},
     to_controller::{Hello, Open, ToController},
     version::PROTOCOL,
 };
@@ -50,7 +50,11 @@ impl Link<'_> {
     ) -> anyhow::Result<String> {
         let (mut send, receive) = connection.open_bi().await.context("opening the session")?;
         let mut hardware = Hardware::new(&inventory);
-        wire::send(&mut send, &Open::Session(self.hello())).await?;
+        let open = match self.config.role {
+            Role::Node => Open::Session(self.hello()),
+            Role::Golden => Open::Golden(self.hello()),
+        };
+        wire::send(&mut send, &open).await?;
         wire::send(&mut send, &ToController::Inventory(Box::new(inventory))).await?;
         self.outbox.connected();
         self.publish.send_replace(Some(connection.clone()));
@@ -128,9 +132,25 @@ impl Link<'_> {
             ToAgent::Task(task) if !self.is_approved => {
                 self.worker.refuse(task.id, "this node was not told that it is approved");
             }
-            ToAgent::Task(task) => self.worker.take(*task)?,
+            ToAgent::Task(task) => match (self.config.role, &task.work) {
+                (Role::Golden, Work::Golden) => self.worker.take(*task)?,
+                (Role::Golden, _) => {
+                    let cause =
+                        "this machine offers the system that runs on it, and does nothing else";
+                    self.worker.refuse(task.id, cause);
+                }
+                (Role::Node, Work::Golden) => {
+                    let cause = "the system of this machine does not run: start it, and \
+                                 `metalcast-agent golden` on it";
+                    self.worker.refuse(task.id, cause);
+                }
+                (Role::Node, _) => self.worker.take(*task)?,
+            },
             ToAgent::Ack { task, number } => self.outbox.acknowledged(task, number),
             ToAgent::Cancel { task, reason } => self.worker.cancel(task, &reason),
+            ToAgent::Reboot { reason } if self.config.role == Role::Golden => {
+                tracing::warn!("the controller wants a restart, which this is not for: {reason}");
+            }
             ToAgent::Reboot { reason } => return Ok(Some(reason)),
         }
         Ok(None)

@@ -27,6 +27,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 
 fn config(controller: &Controller, machine: Arc<Machine>) -> Config {
     Config {
+        role: Role::Node,
         boot: BootConfig {
             boot: BootId(Uuid::from_u128(7)),
             mac: Mac([2, 0, 0, 0, 0, 1]),
@@ -263,6 +264,35 @@ async fn a_node_that_is_not_approved_does_nothing() {
     let TaskEvent::Failed { step: None, cause } = end else { panic!("{end:?}") };
     assert_eq!(cause, "this node was not told that it is approved");
     assert!(before == rig.whole_hash());
+    agent.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_golden_machine_takes_no_other_work_is_not_restarted_and_ends_when_it_is_told_to() {
+    let image = TestImage::ordinary();
+    let rig = Rig::new(image.clone());
+    let before = rig.whole_hash();
+    let mut controller = Controller::start(image.clone(), Behaviour::default());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut golden = config(&controller, rig.machine.clone());
+    golden.role = Role::Golden;
+    let agent = tokio::spawn(run_until(golden, async { drop(stopped.await) }));
+    let work = Work::Deploy(Box::new(rig.order(5, Overwrite::WholeDisk)));
+    controller.tell(ToAgent::Reboot { reason: "the work is done".into() });
+    controller.tell(ToAgent::Task(Box::new(Task { id: task_id(1), work })));
+    let end = within(until_end(&mut controller, |_, _, _| {})).await;
+    let TaskEvent::Failed { step: None, cause } = end else { panic!("{end:?}") };
+    assert_eq!(cause, "this machine offers the system that runs on it, and does nothing else");
+    assert!(before == rig.whole_hash());
+    stop.send(()).unwrap();
+    assert_eq!(within(agent).await.unwrap().unwrap(), Ending::Stopped);
+
+    let mut controller = Controller::start(image, Behaviour::default());
+    let agent = tokio::spawn(run(config(&controller, rig.machine.clone())));
+    controller.tell(ToAgent::Task(Box::new(Task { id: task_id(1), work: Work::Golden })));
+    let end = within(until_end(&mut controller, |_, _, _| {})).await;
+    let TaskEvent::Failed { step: None, cause } = end else { panic!("{end:?}") };
+    assert!(cause.contains("`metalcast-agent golden`"), "{cause}");
     agent.abort();
 }
 

@@ -203,6 +203,10 @@ impl Run {
                 task::compare(order, key, &source, &fetch, &context)
             }
             Work::SelectSlot(select) => task::select_slot(select, &context),
+            Work::Golden => {
+                let uploader = QuicUploader::new(line.clone(), self.runtime.clone(), *id);
+                task::golden(&uploader, &context)
+            }
             Work::Capture(capture) => {
                 let uploader = QuicUploader::new(line.clone(), self.runtime.clone(), *id);
                 task::capture(capture, &uploader, &context)

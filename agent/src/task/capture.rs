@@ -13,7 +13,7 @@ mod check_disk;
 mod send;
 mod uploader;
 
-pub(super) use archive::run as send_archive;
+pub(super) use archive::{Attempt, run as send_archive};
 pub(super) use check_disk::run as check;
 pub(super) use send::run as send;
 pub use uploader::{Begun, Fault, Sending, Uploader};

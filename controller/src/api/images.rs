@@ -7,7 +7,7 @@ use super::{
         StreamRequest,
     },
 };
-use crate::images::{Diff, DiskOptions, Images, Progress, StoreError};
+use crate::images::{Diff, DiskOptions, ImageSummary, Images, Progress, StoreError, clones};
 use anyhow::{Context, ensure};
 use axum::{
     Json,
@@ -15,12 +15,12 @@ use axum::{
     extract::{ConnectInfo, Path, Query, State, rejection::QueryRejection},
     http::StatusCode,
 };
-use metalcast_shared::id::{ImageRef, Revision};
+use metalcast_shared::id::{ImageName, ImageRef, Revision};
 use serde::Deserialize;
 use std::{path::Path as FilePath, sync::Arc};
 
 pub(super) async fn list(State(shared): State<Shared>) -> Result<Json<Vec<ImageView>>, Problem> {
-    let images = blocking(&shared, Images::list).await?;
+    let images = of_operators(&shared).await?;
     Ok(Json(images.into_iter().map(ImageView::from).collect()))
 }
 
@@ -33,9 +33,16 @@ pub(super) async fn show(
     Ok(Json(find(&shared, &wanted).await?))
 }
 
+/// All images but those that only a job needs.
+async fn of_operators(shared: &Shared) -> Result<Vec<ImageSummary>, Problem> {
+    let mut images = blocking(shared, Images::list).await?;
+    images.retain(|image| !clones::is_clone(&image.revision.image));
+    Ok(images)
+}
+
 /// The revisions that are meant; at least one.
 async fn find(shared: &Shared, wanted: &ImageRef) -> Result<Vec<ImageView>, Problem> {
-    let images = blocking(shared, Images::list).await?;
+    let images = of_operators(shared).await?;
     let is_wanted = |revision: &Revision| {
         revision.image == wanted.image && wanted.number.is_none_or(|n| n == revision.number)
     };
@@ -70,6 +77,7 @@ pub(super) async fn import(
     bytes: Bytes,
 ) -> Result<(StatusCode, Json<OperationView>), Problem> {
     let ImportRequest { path, name, disk } = body(&bytes)?;
+    must_be_operators(&name)?;
     must_be_absolute(&path)?;
     let what = format!("import {} as {name}", path.display());
     let work = move |images: &Images, progress: &dyn Fn(Progress)| {
@@ -96,6 +104,7 @@ pub(super) async fn import_stream(
     bytes: Bytes,
 ) -> Result<(StatusCode, Json<OperationView>), Problem> {
     let StreamRequest { name, disk } = body(&bytes)?;
+    must_be_operators(&name)?;
     let what = format!("import standard input as {name}");
     let (sender, mut stream) = streams::channel();
     let work = move |images: &Images, progress: &dyn Fn(Progress)| {
@@ -157,6 +166,10 @@ pub(super) async fn diff(
 async fn newest(shared: &Shared, wanted: &ImageRef) -> Result<Revision, Problem> {
     let found = find(shared, wanted).await?.pop();
     found.map(|image| image.revision).ok_or_else(|| no_image(wanted))
+}
+
+fn must_be_operators(name: &ImageName) -> Result<(), Problem> {
+    clones::check(name).map_err(|why| Problem::new(StatusCode::BAD_REQUEST, code::INVALID, why))
 }
 
 fn must_be_absolute(path: &FilePath) -> Result<(), Problem> {

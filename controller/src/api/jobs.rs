@@ -1,9 +1,10 @@
-//! Deployments, captures, comparisons, boots and the jobs that they are.
+//! Deployments, clones, captures, comparisons, boots and the jobs that they are.
 
 use super::{MAX_WAIT, Mode, Peer, Problem, Shared, body, code};
 use crate::service::view::{
-    BootAnswer, BootRequest, CaptureAnswer, CaptureRequest, DeployAnswer, DeployRequest, JobEvent,
-    JobSummary, JobView, LogView, VerifyAnswer, VerifyRequest,
+    BootAnswer, BootRequest, CaptureAnswer, CaptureRequest, CloneAnswer, CloneRequest,
+    DeployAnswer, DeployRequest, JobEvent, JobSummary, JobView, LogView, VerifyAnswer,
+    VerifyRequest,
 };
 use axum::{
     Json,
@@ -35,6 +36,18 @@ pub(super) async fn capture(
 ) -> Result<(StatusCode, Json<CaptureAnswer>), Problem> {
     let request: CaptureRequest = body(&bytes)?;
     let answer = shared.service.capture(&request, &peer.to_string()).await?;
+    let status = if answer.job.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
+    Ok((status, Json(answer)))
+}
+
+/// Answers 200 with the plan of a dry run, 202 with plan and job otherwise.
+pub(super) async fn clone_system(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    bytes: Bytes,
+) -> Result<(StatusCode, Json<CloneAnswer>), Problem> {
+    let request: CloneRequest = body(&bytes)?;
+    let answer = shared.service.clone_system(&request, &peer.to_string()).await?;
     let status = if answer.job.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok((status, Json(answer)))
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `/boot/{mac}.ipxe` | the boot script, by the boot table |
 //! | `/boot/{link}/segment.cpio` | this boot's own archive with its sealed token |
+//! | `/golden/{mac}/segment.cpio` | the same for a machine that runs its own system and offers that |
 //! | `/boot/{file}`, `/ipxe/{file}` | iPXE itself |
 //! | `/ram/vmlinuz`, `/ram/initramfs` | the RAM image; `?mac=` says for whom |
 //! | `POST /report` | the report of a deployed system |

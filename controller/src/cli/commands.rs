@@ -1,7 +1,9 @@
 //! What each command asks and prints.
 
+mod adapt;
 pub(super) mod backup;
 pub(super) mod capture;
+pub(super) mod clone;
 pub(super) mod deploy;
 pub(super) mod images;
 pub(super) mod jobs;

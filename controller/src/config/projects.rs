@@ -4,6 +4,7 @@ use super::{
     Project,
     file::{Wrong, absolute, wrong},
 };
+use crate::images::clones;
 use metalcast_shared::id::ImageName;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, num::NonZeroU64, path::PathBuf};
@@ -29,6 +30,9 @@ pub(super) fn check(keys: Vec<ProjectKeys>) -> Result<BTreeMap<String, Project>,
         if format!("{name}/x").parse::<ImageName>().is_err() {
             let what = "must be what stands before the / of an image's name, such as lab";
             return wrong(&key("name"), what);
+        }
+        if name == clones::PROJECT {
+            return wrong(&key("name"), "is that of systems that are cloned; it cannot be set up");
         }
         let quota_bytes = quota_mib.map(|mib| mib.get().checked_mul(MIB));
         if quota_bytes == Some(None) {

@@ -167,6 +167,19 @@ impl Layout {
         fs::remove_dir_all(&removed).map_err(StoreError::io("deleting", removed))
     }
 
+    /// Forgets an image without revisions: its numbers are given out again.
+    pub(super) fn forget(&self, image: &ImageName) -> Result<(), StoreError> {
+        let dir = self.image(image);
+        let numbers = self.numbers(image)?;
+        if !is_dir(&dir) || !numbers.present.is_empty() {
+            return Ok(());
+        }
+        fs::remove_dir_all(&dir).map_err(StoreError::io("deleting", &dir))?;
+        // Others of its project may be there.
+        let _ = dir.parent().map(fs::remove_dir);
+        sync_dir(&self.root)
+    }
+
     /// Deletes what killed imports, exports and removals left.
     pub(super) fn remove_leftovers(&self) -> Result<(), StoreError> {
         for name in entries(&self.root)? {

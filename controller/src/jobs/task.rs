@@ -11,10 +11,13 @@
 //!                                            └── deadline ──── awaiting-report ──report──> done
 //! ```
 //!
+//! The tasks of a clone but for its source's begin as *awaiting-source*, and become waiting, or fail, when that
+//! has ended. The source's machine runs on: its task is done when the work is, without a restart.
+//!
 //! **Invariants**: a task that has ended stays as it is; the generation never falls and never
 //! exceeds [`MAX_GENERATION`]; every state that waits has a deadline, and its expiry says why.
 
-use metalcast_shared::id::BootId;
+use metalcast_shared::id::{BootId, NodeId};
 use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
@@ -51,6 +54,14 @@ pub enum TaskState {
     Waiting {
         /// Since when.
         since: i64,
+    },
+    /// For the task of another node, whose system is to be put on this one: nothing is done before all of
+    /// that is there.
+    AwaitingSource {
+        /// Since when.
+        since: i64,
+        /// The other node.
+        source: NodeId,
     },
     /// Sent to an agent, which has not begun yet.
     HandedOut {
@@ -128,6 +139,8 @@ pub enum Finish {
     LocalBoot,
     /// The same, but what the work was for is done before that.
     Saved,
+    /// When the work is done: the machine runs its own system and goes on with that.
+    RunsOn,
 }
 
 /// What an agent says it has in hand.
@@ -170,6 +183,13 @@ pub enum TaskEvent {
     SentToDisk,
     /// The deployed system reported in.
     Reported,
+    /// What it awaits of another node is there.
+    SourceReady,
+    /// That will not come.
+    SourceFailed {
+        /// Why, in one sentence.
+        cause: String,
+    },
     /// An operator stops it.
     CancelAsked {
         /// Why.
@@ -205,6 +225,11 @@ impl Life {
     pub fn new(now: i64) -> Self {
         Self { state: TaskState::Waiting { since: now }, generation: 0 }
     }
+
+    /// The same of one that has to await another node's.
+    pub fn awaiting(source: NodeId, now: i64) -> Self {
+        Self { state: TaskState::AwaitingSource { since: now, source }, generation: 0 }
+    }
 }
 
 /// The life and the effects that follow from an event at `now`.
@@ -216,6 +241,7 @@ pub fn step(life: &Life, event: &TaskEvent, now: i64) -> (Life, Vec<TaskEffect>)
                 life.to(TaskState::Rebooting { ordered: *ordered, finish: *finish }, vec![])
             }
             TaskState::Waiting { .. }
+            | TaskState::AwaitingSource { .. }
             | TaskState::HandedOut { .. }
             | TaskState::Running { .. }
             | TaskState::Cancelling { .. }
@@ -233,10 +259,13 @@ pub fn step(life: &Life, event: &TaskEvent, now: i64) -> (Life, Vec<TaskEffect>)
                 match finish {
                     Finish::Report => life.to(TaskState::AwaitingReport { since: now }, vec![]),
                     Finish::LocalBoot => life.to(TaskState::Done { confirmed: false }, vec![]),
-                    Finish::Saved => life.to(TaskState::Done { confirmed: true }, vec![]),
+                    Finish::Saved | Finish::RunsOn => {
+                        life.to(TaskState::Done { confirmed: true }, vec![])
+                    }
                 }
             }
             TaskState::Waiting { .. }
+            | TaskState::AwaitingSource { .. }
             | TaskState::HandedOut { .. }
             | TaskState::Running { .. }
             | TaskState::Cancelling { .. }
@@ -252,6 +281,7 @@ pub fn step(life: &Life, event: &TaskEvent, now: i64) -> (Life, Vec<TaskEffect>)
                 life.to(TaskState::Done { confirmed: true }, vec![])
             }
             TaskState::Waiting { .. }
+            | TaskState::AwaitingSource { .. }
             | TaskState::HandedOut { .. }
             | TaskState::Running { .. }
             | TaskState::Cancelling { .. }
@@ -259,8 +289,19 @@ pub fn step(life: &Life, event: &TaskEvent, now: i64) -> (Life, Vec<TaskEffect>)
             | TaskState::Failed { .. }
             | TaskState::Cancelled { .. } => life.stay(),
         },
+        TaskEvent::SourceReady | TaskEvent::SourceFailed { .. } => source_ended(life, event, now),
         TaskEvent::CancelAsked { reason } => cancel_asked(life, reason, now),
         TaskEvent::Expired { cause } => expired(life, cause),
+    }
+}
+
+fn source_ended(life: &Life, event: &TaskEvent, now: i64) -> (Life, Vec<TaskEffect>) {
+    match (&life.state, event) {
+        (TaskState::AwaitingSource { .. }, TaskEvent::SourceFailed { cause }) => {
+            life.to(TaskState::Failed { cause: cause.clone() }, vec![])
+        }
+        (TaskState::AwaitingSource { .. }, _) => life.to(TaskState::Waiting { since: now }, vec![]),
+        _ => life.stay(),
     }
 }
 
@@ -300,14 +341,19 @@ fn agent_ready(life: &Life, boot: BootId, holding: Holding, now: i64) -> (Life, 
             life.to(state, vec![TaskEffect::OrderReboot])
         }
         TaskState::AwaitingReport { .. } => (life.clone(), vec![TaskEffect::OrderReboot]),
-        TaskState::Done { .. } | TaskState::Failed { .. } | TaskState::Cancelled { .. } => {
-            life.stay()
-        }
+        TaskState::AwaitingSource { .. }
+        | TaskState::Done { .. }
+        | TaskState::Failed { .. }
+        | TaskState::Cancelled { .. } => life.stay(),
     }
 }
 
 fn agent_said(life: &Life, event: &TaskEvent, now: i64) -> (Life, Vec<TaskEffect>) {
     match (&life.state, event) {
+        (
+            TaskState::HandedOut { .. } | TaskState::Running { .. } | TaskState::Cancelling { .. },
+            TaskEvent::WorkDone { finish: Finish::RunsOn },
+        ) => life.to(TaskState::Done { confirmed: true }, vec![]),
         (
             TaskState::HandedOut { .. } | TaskState::Running { .. } | TaskState::Cancelling { .. },
             TaskEvent::WorkDone { finish },
@@ -331,6 +377,7 @@ fn agent_said(life: &Life, event: &TaskEvent, now: i64) -> (Life, Vec<TaskEffect
         }
         (
             TaskState::Waiting { .. }
+            | TaskState::AwaitingSource { .. }
             | TaskState::HandedOut { .. }
             | TaskState::Running { .. }
             | TaskState::Cancelling { .. }
@@ -350,6 +397,7 @@ fn cancel_asked(life: &Life, reason: &str, now: i64) -> (Life, Vec<TaskEffect>) 
     match &life.state {
         // Without effects: what the disk holds is as whole as before, or as the agent left it.
         TaskState::Waiting { .. }
+        | TaskState::AwaitingSource { .. }
         | TaskState::WorkDone { .. }
         | TaskState::Rebooting { .. }
         | TaskState::AwaitingReport { .. } => life.to(TaskState::Cancelled { reason }, vec![]),
@@ -367,7 +415,7 @@ fn cancel_asked(life: &Life, reason: &str, now: i64) -> (Life, Vec<TaskEffect>) 
 fn expired(life: &Life, cause: &str) -> (Life, Vec<TaskEffect>) {
     let failed = TaskState::Failed { cause: cause.to_owned() };
     match &life.state {
-        TaskState::Waiting { .. } => life.to(failed, vec![]),
+        TaskState::Waiting { .. } | TaskState::AwaitingSource { .. } => life.to(failed, vec![]),
         // What was to start did not: its next start leads to where it can be helped.
         TaskState::WorkDone { .. }
         | TaskState::Rebooting { .. }
@@ -452,6 +500,13 @@ pub fn deadline(life: &Life, heard: Heard, netboot_limit_ms: i64) -> Option<Dead
                 span(netboot_limit_ms)
             ),
         }),
+        TaskState::AwaitingSource { since, .. } => {
+            // As long as the source's own task may take, and it ends with a better cause.
+            let limit =
+                netboot_limit_ms.saturating_add(BEGIN_LIMIT_MS + WORK_LIMIT_MS + CANCEL_LIMIT_MS);
+            let cause = format!("the system of the source did not come within {}", span(limit));
+            Some(Deadline { at: after(*since, limit), cause })
+        }
         TaskState::HandedOut { since, .. } => {
             let at = after(*since, BEGIN_LIMIT_MS);
             // An agent that fell silent before then may be on its way through a netboot.
@@ -508,6 +563,7 @@ impl TaskState {
         match self {
             Self::Done { .. } | Self::Failed { .. } | Self::Cancelled { .. } => true,
             Self::Waiting { .. }
+            | Self::AwaitingSource { .. }
             | Self::HandedOut { .. }
             | Self::Running { .. }
             | Self::Cancelling { .. }
@@ -522,6 +578,7 @@ impl TaskState {
     pub fn wants_agent(&self) -> Option<bool> {
         match self {
             Self::Waiting { .. }
+            | Self::AwaitingSource { .. }
             | Self::HandedOut { .. }
             | Self::Running { .. }
             | Self::Cancelling { .. } => Some(true),
@@ -537,6 +594,7 @@ impl TaskState {
         match self {
             Self::HandedOut { .. } | Self::Running { .. } | Self::Cancelling { .. } => true,
             Self::Waiting { .. }
+            | Self::AwaitingSource { .. }
             | Self::WorkDone { .. }
             | Self::Rebooting { .. }
             | Self::AwaitingReport { .. }
@@ -557,6 +615,7 @@ impl TaskState {
             Self::Failed { cause } => Some(cause.clone()),
             Self::Cancelling { reason, .. } | Self::Cancelled { reason } => Some(reason.clone()),
             Self::Waiting { .. }
+            | Self::AwaitingSource { .. }
             | Self::HandedOut { .. }
             | Self::Running { .. }
             | Self::WorkDone { .. }
@@ -570,6 +629,7 @@ impl TaskState {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Waiting { .. } => "waiting",
+            Self::AwaitingSource { .. } => "awaiting-source",
             Self::HandedOut { .. } => "handed-out",
             Self::Running { .. } => "running",
             Self::Cancelling { .. } => "cancelling",

@@ -41,6 +41,7 @@ fn token() -> EnrolmentToken {
         boot: BootId(Uuid::from_u128(7)),
         mac: Mac([2, 0, 0, 0, 0, 1]),
         expires_unix: NOW,
+        golden: false,
     }
 }
 

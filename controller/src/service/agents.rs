@@ -2,13 +2,14 @@
 
 use super::{
     Service,
+    clone::broken_off,
     core::{Core, Session},
     enrol::standing,
     history::MAX_EVENTS,
     made::{Made, partitioned},
     tasks::task_id,
     to_its_end,
-    types::{ReportRefusal, SessionId},
+    types::{ReportRefusal, Role, SessionId},
 };
 use crate::{
     jobs::{
@@ -63,6 +64,7 @@ impl Service {
         node: NodeId,
         key: Hash,
         hello: Hello,
+        role: Role,
         to_agent: mpsc::Sender<ToAgent>,
     ) -> anyhow::Result<SessionId> {
         if hello.protocol != version::PROTOCOL {
@@ -80,7 +82,7 @@ impl Service {
         let name = record.name.clone();
         core.sessions_opened += 1;
         let id = SessionId(core.sessions_opened);
-        let session = Session { id, boot: hello.boot, to_agent };
+        let session = Session { id, boot: hello.boot, role, to_agent };
         if let Some(old) = core.sessions.insert(node, session) {
             let job = core.job_of(node).map(display);
             tracing::info!(node = %name, job, session = old.id.0, "closing an older session");
@@ -88,7 +90,7 @@ impl Service {
         core.last_seen.insert(node, self.now());
         let agent: String = hello.agent.chars().take(64).collect();
         let job = core.job_of(node).map(display);
-        tracing::info!(node = %name, job, session = id.0, boot = %hello.boot, agent, "session");
+        tracing::info!(node = %name, job, session = id.0, boot = %hello.boot, ?role, agent, "session");
         let welcomed = self.welcome(&mut core, node, &hello).await;
         if welcomed.is_err() && core.sessions.get(&node).is_some_and(|session| session.id == id) {
             core.sessions.remove(&node);
@@ -114,9 +116,12 @@ impl Service {
         if let Some(task) = hello.task.filter(|held| Some(*held) != active) {
             core.send(node, ToAgent::Cancel { task, reason: "it has ended".into() });
         }
-        if ready && active.is_some() {
-            let event = TaskEvent::AgentReady { boot: hello.boot, holding };
+        if ready && active.is_some() && core.may_take_its_task(node) {
+            let anew = core.tasks.get(&node).filter(|_| holding == Holding::Nothing);
+            let broken_off = anew.and_then(|task| broken_off(&task.record, "started anew"));
+            let event = broken_off.unwrap_or(TaskEvent::AgentReady { boot: hello.boot, holding });
             self.advance(core, node, &event, Vec::new()).await?;
+            self.settle_clones(core).await?;
         }
         Ok(())
     }
@@ -174,8 +179,10 @@ impl Service {
             return;
         }
         core.sessions.remove(&node);
-        if core.tasks.contains_key(&node) {
-            let gone = self.advance(&mut core, node, &TaskEvent::AgentGone, Vec::new()).await;
+        if let Some(task) = core.tasks.get(&node) {
+            let event = broken_off(&task.record, &reason).unwrap_or(TaskEvent::AgentGone);
+            let mut gone = self.advance(&mut core, node, &event, Vec::new()).await;
+            gone = gone.and(self.settle_clones(&mut core).await);
             if let Err(error) = gone {
                 let error = format!("{error:#}");
                 tracing::error!(node = %name, job, error, "noting the end of a session");
@@ -428,7 +435,8 @@ impl Service {
                     Finish::Report if !*reports => Finish::LocalBoot,
                     finish => finish,
                 };
-                match finish == Finish::Saved && !record.work.has_result() {
+                let is_for_more = matches!(finish, Finish::Saved | Finish::RunsOn);
+                match is_for_more && !record.work.has_result() {
                     true => TaskEvent::WorkFailed {
                         cause: "the agent says that it is done, but nothing came of it".into(),
                     },
@@ -456,7 +464,7 @@ impl Service {
             active.moved = now;
         }
         core.send(node, ToAgent::Ack { task, number });
-        Ok(())
+        self.settle_clones(core).await
     }
 
     fn progress(&self, core: &mut Core, node: NodeId, task: TaskId, progress: Progress) {
@@ -489,6 +497,7 @@ fn check_report(record: &TaskRecord) -> Result<bool, ReportRefusal> {
         | TaskState::Failed { .. }
         | TaskState::Cancelled { .. } => Ok(true),
         TaskState::Waiting { .. }
+        | TaskState::AwaitingSource { .. }
         | TaskState::HandedOut { .. }
         | TaskState::Running { .. }
         | TaskState::Cancelling { .. } => Err(ReportRefusal::NotExpected),

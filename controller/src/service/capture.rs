@@ -10,9 +10,9 @@ use super::{
     view::{CaptureAnswer, CapturePlanView, CaptureRequest},
 };
 use crate::{
-    images::UploadOrder,
+    images::{UploadOrder, clones},
     jobs::plan::{self, CaptureAsk, SlotStage, SlotUse, Wanted},
-    store::{Change, EventRecord, JobSpec, NodeRecord, Noted, Work},
+    store::{Change, EventRecord, JobSpec, NodeRecord, Noted, TaskRecord, Work},
 };
 use anyhow::{Context, bail};
 use metalcast_formats::capture::is_device_name;
@@ -38,6 +38,7 @@ impl Service {
     ) -> Result<CaptureAnswer, Refusal> {
         let image: ImageName =
             request.image.parse().map_err(|error| Refusal::Invalid(format!("{error}")))?;
+        clones::check(&image).map_err(Refusal::Invalid)?;
         let numbers = partition_numbers(request)?;
         check_form(request)?;
         let mut core = self.core().await;
@@ -138,6 +139,12 @@ impl Service {
         let core = self.core().await;
         let active = core.tasks.get(&node).filter(|active| task_id(&active.record) == task);
         let record = &active.context("the task has ended")?.record;
+        if let Work::Golden { image, is_saved } = &record.work {
+            return Ok(match is_saved {
+                true => UploadAnswer::Saved(image.clone()),
+                false => UploadAnswer::Send(golden_order(image, record)),
+            });
+        }
         let Work::Capture { image, disk, source, held, saved, .. } = &record.work else {
             bail!("the task is no capture");
         };
@@ -174,10 +181,21 @@ impl Service {
         revision: Revision,
     ) -> anyhow::Result<()> {
         let mut core = self.core().await;
+        if clones::is_clone(&revision.image) {
+            // Whatever becomes of the task: it is removed when nobody needs it.
+            core.clones.insert(revision.clone(), 0);
+        }
         let active = core.tasks.get(&node).filter(|active| task_id(&active.record) == task);
         let mut record = active.context("the task has ended")?.record.clone();
-        let Work::Capture { saved, .. } = &mut record.work else { bail!("the task is no capture") };
-        *saved = Some(revision.clone());
+        match &mut record.work {
+            Work::Capture { saved, .. } => *saved = Some(revision.clone()),
+            Work::Golden { image, is_saved } if *image == revision => *is_saved = true,
+            Work::Golden { image, .. } => bail!("it was to become {image}, not {revision}"),
+            Work::Deploy { .. }
+            | Work::DeployDisk { .. }
+            | Work::SelectSlot { .. }
+            | Work::Compare { .. } => bail!("the task is no capture"),
+        }
         let event = EventRecord {
             seq: 0,
             job: task.job,
@@ -185,7 +203,10 @@ impl Service {
             generation: task.generation,
             number: None,
             at: self.now(),
-            what: Noted::Note(format!("saved as {revision}")),
+            what: Noted::Note(match record.work.is_golden() {
+                true => "all of it is here".to_owned(),
+                false => format!("saved as {revision}"),
+            }),
         };
         let changes = [Change::Task(Box::new(record.clone())), Change::Event(event)];
         self.store().apply(&changes).await.context("noting what was captured")?;
@@ -196,6 +217,12 @@ impl Service {
         self.publish(&core);
         Ok(())
     }
+}
+
+/// What a machine that runs its own system is to send: an archive, which is of no one disk's size.
+fn golden_order(image: &Revision, record: &TaskRecord) -> UploadOrder {
+    let provenance = format!("the running system of node {}, job {}", record.node_name, record.job);
+    UploadOrder { image: image.image.clone(), provenance, disk_bytes: 0 }
 }
 
 /// An archive is of the files of one filesystem, and has no names of partitions in it.

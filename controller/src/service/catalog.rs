@@ -39,4 +39,16 @@ pub trait Catalog: Send + Sync + 'static {
     /// # Errors
     /// When its files cannot be removed.
     fn remove(&self, revision: &Revision) -> anyhow::Result<bool>;
+
+    /// The revisions that are there only for as long as a job needs them.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn clones(&self) -> anyhow::Result<Vec<Revision>>;
+
+    /// Removes one of those, and that there ever was one.
+    ///
+    /// # Errors
+    /// When its files cannot be removed.
+    fn remove_clone(&self, revision: &Revision) -> anyhow::Result<()>;
 }

@@ -1,7 +1,10 @@
 //! The state in memory: a copy of what the store holds of nodes and unfinished tasks, and the
 //! sessions.
 
-use super::{tasks::task_id, types::SessionId};
+use super::{
+    tasks::task_id,
+    types::{Role, SessionId},
+};
 use crate::store::{
     BootSeen, DefaultBoot, LogRecord, NodeRecord, Store, StoreError, TaskRecord, Work,
 };
@@ -54,6 +57,8 @@ pub(super) struct Core {
     pub(super) boots: Vec<BootSeen>,
     pub(super) dropped: usize,
     pub(super) boots_forgotten: i64,
+    /// Revisions that only jobs need which have not ended, and when to try again to remove one.
+    pub(super) clones: BTreeMap<Revision, i64>,
     manifests: VecDeque<(Revision, Arc<(Manifest, SignedManifest)>)>,
 }
 
@@ -70,6 +75,7 @@ pub(super) struct ActiveTask {
 pub(super) struct Session {
     pub(super) id: SessionId,
     pub(super) boot: BootId,
+    pub(super) role: Role,
     pub(super) to_agent: mpsc::Sender<ToAgent>,
 }
 
@@ -97,8 +103,10 @@ impl Core {
         let right = |node: &NodeId, record: &TaskRecord| {
             let upload = match &record.work {
                 // What is to be stopped is not waited for.
-                Work::Capture { .. } if record.life.state.is_stopping() => None,
-                Work::Capture { .. } => Some(task_id(record)),
+                Work::Capture { .. } | Work::Golden { .. } if record.life.state.is_stopping() => {
+                    None
+                }
+                Work::Capture { .. } | Work::Golden { .. } => Some(task_id(record)),
                 Work::Deploy { .. }
                 | Work::DeployDisk { .. }
                 | Work::DeployPartitions { .. }
@@ -110,13 +118,32 @@ impl Core {
         self.tasks
             .iter()
             .filter(|(_, task)| task.record.life.state.is_with_agent())
+            .filter(|(node, _)| self.may_take_its_task(**node))
             .filter_map(|(node, task)| Some((*node, right(node, &task.record)?)))
             .collect()
     }
 
+    /// Whether the agent that is connected, if one is, is of the kind that does the node's task: a machine
+    /// that runs its own system does that work and no other, and no other does it.
+    pub(super) fn may_take_its_task(&self, node: NodeId) -> bool {
+        match (self.tasks.get(&node), self.sessions.get(&node)) {
+            (Some(task), Some(session)) => {
+                task.record.work.is_golden() == (session.role == Role::Golden)
+            }
+            (_, _) => true,
+        }
+    }
+
+    /// Whether a node's machine is connected as one that offers its running system.
+    pub(super) fn is_golden(&self, node: NodeId) -> bool {
+        self.sessions.get(&node).is_some_and(|session| session.role == Role::Golden)
+    }
+
     /// What a node does at its next start.
     pub(super) fn next_boot(&self, node: &NodeRecord) -> DefaultBoot {
-        let wish = self.tasks.get(&node.id).and_then(|task| task.record.life.state.wants_agent());
+        // A machine that runs its own system has to go on with that.
+        let task = self.tasks.get(&node.id).filter(|task| !task.record.work.is_golden());
+        let wish = task.and_then(|task| task.record.life.state.wants_agent());
         match wish {
             Some(true) => DefaultBoot::RamImage,
             Some(false) => DefaultBoot::LocalDisk,

@@ -7,11 +7,13 @@ use super::{
     is_host_name,
     operator::{busy, find, no_image},
     post_install::Added,
+    tasks::GOLDEN,
     view::{
         BootAnswer, BootRequest, DeployAnswer, DeployRequest, NodePlanView, PlanView, ReportMode,
     },
 };
 use crate::{
+    images::clones,
     jobs::{
         plan,
         task::{DEFAULT_NETBOOT_LIMIT_MS, Finish, Life},
@@ -51,6 +53,7 @@ impl Service {
     ) -> Result<DeployAnswer, Refusal> {
         let image: ImageRef =
             request.image.parse().map_err(|error| Refusal::Invalid(format!("{error}")))?;
+        clones::check(&image.image).map_err(Refusal::Invalid)?;
         let added = self.added(&image.image, &request.adaptation.without).await?;
         let mut request = request.clone();
         request.adaptation.post_install = added.as_ref().map(Added::what);
@@ -166,14 +169,18 @@ impl Service {
                 netboot_limit_ms,
             }),
         ];
+        let source = tasks.iter().find(|(_, work)| work.is_golden()).map(|(node, _)| node.id);
         let records: Vec<TaskRecord> = tasks
             .into_iter()
             .map(|(node, work)| TaskRecord {
                 job: id,
                 node: node.id,
                 node_name: node.name,
+                life: match source {
+                    Some(source) if source != node.id => Life::awaiting(source, now),
+                    Some(_) | None => Life::new(now),
+                },
                 work,
-                life: Life::new(now),
                 changed: now,
             })
             .collect();
@@ -239,18 +246,28 @@ pub(super) fn will_not_do(error: plan::PlanError) -> Refusal {
     Refusal::Conflict { code: "disk-will-not-do", message }
 }
 
+pub(super) fn not_ready(node: &NodeRecord) -> Refusal {
+    let (name, state) = (&node.name, node.state.name());
+    let message = format!("{name} is {state}: approve it with `metalcast node approve {name}`");
+    Refusal::Conflict { code: "node-not-approved", message }
+}
+
 pub(super) fn usable<'n>(
     core: &Core,
     node: &'n NodeRecord,
 ) -> Result<&'n metalcast_shared::inventory::Inventory, Refusal> {
     let name = &node.name;
     if !node.state.is_ready() {
-        let state = node.state.name();
-        let message = format!("{name} is {state}: approve it with `metalcast node approve {name}`");
-        return Err(Refusal::Conflict { code: "node-not-approved", message });
+        return Err(not_ready(node));
     }
     if let Some(job) = core.job_of(node.id) {
         return Err(busy(name, job));
+    }
+    if core.is_golden(node.id) {
+        let message = format!(
+            "{name} runs its own system and offers it to be cloned, it does no other work: end {GOLDEN} on it"
+        );
+        return Err(Refusal::Conflict { code: "node-is-golden", message });
     }
     node.inventory.as_ref().ok_or_else(|| {
         let message = format!("{name} has not reported its hardware yet: netboot it once");
@@ -273,7 +290,7 @@ pub(super) fn chosen<'c>(core: &'c Core, names: &[String]) -> Result<Vec<&'c Nod
     Ok(nodes)
 }
 
-fn check_host_name(request: &DeployRequest, nodes: usize) -> Result<(), Refusal> {
+pub(super) fn check_host_name(request: &DeployRequest, nodes: usize) -> Result<(), Refusal> {
     let Some(name) = &request.hostname else { return Ok(()) };
     if nodes > 1 {
         return Err(Refusal::Invalid(
@@ -289,7 +306,7 @@ fn check_host_name(request: &DeployRequest, nodes: usize) -> Result<(), Refusal>
 }
 
 /// What is asked for and left out at once was not meant.
-fn check_adaptation(adaptation: &Adaptation) -> Result<(), Refusal> {
+pub(super) fn check_adaptation(adaptation: &Adaptation) -> Result<(), Refusal> {
     let Adaptation { without, authorized_keys, kernel_args, .. } = adaptation;
     for (step, option, asked, most) in [
         (

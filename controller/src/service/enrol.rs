@@ -140,6 +140,11 @@ impl Service {
         };
         let expected = match self.settings().policy.reenrol {
             Reenrol::Any => true,
+            // Nobody told it to, and what it offers may come to other machines.
+            Reenrol::Expected if token.golden => {
+                let reason = "it runs its own system and offers it to be cloned".to_owned();
+                return Ok(Recognised::Doubtful { id: node.id, reason });
+            }
             Reenrol::Expected => {
                 let boot = self.store().boot(token.boot).await?;
                 core.next_boot(node) == DefaultBoot::RamImage
@@ -179,7 +184,11 @@ impl Service {
             key,
             inventory: None,
             layout: None,
-            default_boot: DefaultBoot::RamImage,
+            default_boot: match token.golden {
+                // It has a system, which it is to keep.
+                true => DefaultBoot::LocalDisk,
+                false => DefaultBoot::RamImage,
+            },
             boot_mac: token.mac,
             enrolled: now,
             registered: None,

@@ -5,6 +5,7 @@ use super::{
     boot::RAM_IMAGE,
     core::Core,
     operator::{deadline_of, natural, no_job},
+    tasks::GOLDEN,
     view::{JobEvent, JobState, JobSummary, JobView, LogView, Moment, ProgressView, TaskView},
 };
 use crate::{
@@ -289,6 +290,16 @@ fn waits_for(core: &Core, task: &TaskRecord, silent: Option<i64>, now: i64) -> O
         TaskState::Waiting { .. } if !ready => {
             Some(format!("an operator: `metalcast node approve {node}`"))
         }
+        TaskState::Waiting { .. } if task.work.is_golden() => {
+            Some(format!("the system on {node} to offer itself: run {GOLDEN} on it"))
+        }
+        TaskState::Waiting { .. } if core.is_golden(task.node) => Some(format!(
+            "{node} to netboot into the agent: it runs {GOLDEN}; end that and restart it"
+        )),
+        TaskState::AwaitingSource { source, .. } => {
+            let source = core.name_of(*source);
+            Some(format!("the system of {source}: nothing is written before all of it is there"))
+        }
         TaskState::Waiting { .. } => {
             Some(format!("{node} to netboot into the agent: switch it on or restart it"))
         }
@@ -319,14 +330,17 @@ fn summary(job: &JobRecord, tasks: &[TaskRecord]) -> JobSummary {
 }
 
 fn job_state(tasks: &[TaskRecord]) -> JobState {
+    if tasks.iter().any(|task| !task.life.state.has_ended()) {
+        return JobState::Running;
+    }
+    // That a system could be read is no end of its own.
+    let ends: Vec<&TaskRecord> = tasks.iter().filter(|task| !task.work.is_golden()).collect();
     let count = |wanted: fn(&TaskState) -> bool| {
-        tasks.iter().filter(|task| wanted(&task.life.state)).count()
+        ends.iter().filter(|task| wanted(&task.life.state)).count()
     };
     let done = count(|state| matches!(state, TaskState::Done { .. }));
     let cancelled = count(|state| matches!(state, TaskState::Cancelled { .. }));
-    if count(|state| !state.has_ended()) > 0 {
-        JobState::Running
-    } else if done == tasks.len() {
+    if done == ends.len() {
         JobState::Done
     } else if done > 0 {
         JobState::Partial

@@ -47,7 +47,10 @@ impl Made {
                 };
                 Some(Self::Partitions(partitions.iter().map(used).collect()))
             }
-            Work::SelectSlot { .. } | Work::Capture { .. } | Work::Compare { .. } => None,
+            Work::SelectSlot { .. }
+            | Work::Capture { .. }
+            | Work::Compare { .. }
+            | Work::Golden { .. } => None,
         }
     }
 
@@ -74,7 +77,8 @@ pub(super) fn partitioned(record: &TaskRecord, node: NodeId, now: i64) -> Option
         Work::DeployPartitions { .. }
         | Work::SelectSlot { .. }
         | Work::Capture { .. }
-        | Work::Compare { .. } => None,
+        | Work::Compare { .. }
+        | Work::Golden { .. } => None,
     }
 }
 

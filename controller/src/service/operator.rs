@@ -9,6 +9,7 @@ use super::{
     view::{DeedView, JobView, NodeChange, NodeView, StatusView},
 };
 use crate::{
+    images::clones,
     jobs::{
         node::{self, NodeEffect, NodeEvent, NodeState},
         task::{Holding, TaskEvent},
@@ -173,7 +174,7 @@ impl Service {
         for node in nodes {
             outcome = outcome.and(self.advance(&mut core, node, &event, Vec::new()).await);
         }
-        outcome?;
+        outcome.and(self.settle_clones(&mut core).await)?;
         Ok(view)
     }
 
@@ -223,6 +224,7 @@ impl Service {
         run: Run,
         who: &str,
     ) -> Result<(), Refusal> {
+        clones::check(&revision.image).map_err(Refusal::Invalid)?;
         let mut core = self.core().await;
         let needs = |work: &Work| work.image() == Some(revision);
         if let Some(task) = core.tasks.values().find(|task| needs(&task.record.work)) {
@@ -248,7 +250,8 @@ impl Service {
     pub(super) async fn wake(&self, core: &mut Core, node: NodeId) -> anyhow::Result<()> {
         let ready = core.nodes.get(&node).is_some_and(|node| node.state.is_ready());
         let boot = core.sessions.get(&node).map(|session| session.boot);
-        if let (true, Some(boot), true) = (ready, boot, core.tasks.contains_key(&node)) {
+        let has_task = core.tasks.contains_key(&node) && core.may_take_its_task(node);
+        if let (true, Some(boot), true) = (ready, boot, has_task) {
             let event = TaskEvent::AgentReady { boot, holding: Holding::Nothing };
             self.advance(core, node, &event, Vec::new()).await?;
         }
@@ -293,6 +296,7 @@ impl Service {
             reason,
             alarm: None,
             online: core.sessions.contains_key(&record.id),
+            golden: core.is_golden(record.id),
             next_boot: core.next_boot(record),
             macs: record.fingerprint.macs.clone(),
             layout: self.layout_of(record).to_owned(),
@@ -327,6 +331,10 @@ pub(super) fn no_job(job: JobId) -> Refusal {
 }
 
 pub(super) fn no_image(revision: &Revision) -> Refusal {
+    if clones::is_clone(&revision.image) {
+        let text = "is of a system that was cloned while it ran, of which no image is kept";
+        return Refusal::NotFound(format!("{revision} {text}"));
+    }
     Refusal::NotFound(format!("there is no image {revision}; `metalcast image list` shows all"))
 }
 

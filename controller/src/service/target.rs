@@ -209,7 +209,16 @@ impl Known {
     }
 }
 
-impl Target<'_> {
+impl<'m> Target<'m> {
+    /// A slot that gets an archive which is still to come.
+    pub(super) fn of_archive(
+        image: &'m Revision,
+        (slot, partition): (u16, &'m Partition),
+        fresh: Fresh,
+    ) -> Self {
+        Self { image, place: Place::Slot { slot, partition, fresh: Some(fresh) } }
+    }
+
     /// What an operator sees of it.
     pub(super) fn view(&self) -> TargetView {
         match &self.place {

@@ -25,6 +25,9 @@ use metalcast_shared::{
 };
 use std::sync::Arc;
 
+/// What offers the system that runs on a machine.
+pub(super) const GOLDEN: &str = "`metalcast-agent golden`";
+
 /// How often what is old is forgotten.
 const FORGET_EVERY_MS: i64 = 3600 * 1000;
 
@@ -100,6 +103,7 @@ impl Service {
                 tracing::error!(node = %name, %job, cause, "task failed");
             }
             TaskState::Waiting { .. }
+            | TaskState::AwaitingSource { .. }
             | TaskState::HandedOut { .. }
             | TaskState::Running { .. }
             | TaskState::Cancelling { .. }
@@ -163,6 +167,7 @@ impl Service {
         work: &Work,
     ) -> anyhow::Result<WireWork> {
         match work.clone() {
+            Work::Golden { .. } => Ok(WireWork::Golden),
             Work::SelectSlot { disk, layout, slot } => {
                 Ok(WireWork::SelectSlot(SelectSlot { disk, layout, slot }))
             }
@@ -274,7 +279,7 @@ impl Service {
                 url: self.settings().report_url.clone(),
                 token: (self.shared.parts.seal_report)(&ReportToken { task }),
             }),
-            Finish::LocalBoot | Finish::Saved => None,
+            Finish::LocalBoot | Finish::Saved | Finish::RunsOn => None,
         }
     }
 
@@ -437,6 +442,11 @@ pub(super) fn deadline(core: &Core, node: NodeId) -> Option<Deadline> {
         let (name, state) = (&node.name, node.state.name());
         deadline.cause =
             format!("the node is {state}: approve it with `metalcast node approve {name}`");
+    } else if let (TaskState::Waiting { .. }, true) = (&record.life.state, record.work.is_golden())
+    {
+        deadline.cause = format!(
+            "the system on it did not offer itself in time: run {GOLDEN} on it, or raise --timeout"
+        );
     }
     Some(deadline)
 }

@@ -2,6 +2,7 @@
 
 mod archives;
 mod captures;
+mod clones;
 mod comparisons;
 mod enrolment;
 mod jobs;

@@ -9,6 +9,15 @@ use std::net::Ipv4Addr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
 
+/// What the machine of a session is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Its agent is in charge of it.
+    Node,
+    /// It runs its own system, offers that, and does nothing else.
+    Golden,
+}
+
 /// Something that the boot services did for a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootEvent {

@@ -33,6 +33,9 @@ pub struct NodeView {
     pub alarm: Option<LogView>,
     /// Whether its agent is connected.
     pub online: bool,
+    /// Whether that is one with which it offers its running system, and does nothing else.
+    #[serde(default)]
+    pub golden: bool,
     /// What it does at its next start.
     pub next_boot: DefaultBoot,
     /// Its addresses.
@@ -223,6 +226,61 @@ pub struct CapturePlanView {
     pub raw: bool,
     /// Whether its files are saved, as a tar archive.
     pub tar: bool,
+}
+
+/// A request to put the system that runs on a node into a slot of others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CloneRequest {
+    /// Name of the node.
+    pub from: String,
+    /// Names of the others.
+    pub nodes: Vec<String>,
+    /// The slot.
+    pub slot: u16,
+    /// Serial or WWN of the disk, where a node has several.
+    #[serde(default)]
+    pub disk: Option<String>,
+    /// Layout, if not the nodes' own.
+    #[serde(default)]
+    pub layout: Option<String>,
+    /// Host name, if not the node's name; for one node only.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// How the deployed system reports.
+    #[serde(default)]
+    pub report: ReportMode,
+    /// How it is adapted beyond that.
+    #[serde(default)]
+    pub adaptation: Adaptation,
+    /// The filesystem that is made for it; ext4 otherwise.
+    #[serde(default)]
+    pub fs: Option<FreshKind>,
+    /// And its label.
+    #[serde(default)]
+    pub label: Option<FreshLabel>,
+    /// How long nodes may take to netboot, and the system to offer itself.
+    #[serde(default)]
+    pub timeout_seconds: Option<u64>,
+    /// Only say what would be done.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// What is there may be lost.
+    #[serde(default)]
+    pub yes: bool,
+}
+
+/// Answer to a [`CloneRequest`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CloneAnswer {
+    /// Name of the node that is cloned.
+    pub from: String,
+    /// Whether its system offers itself already; otherwise the job waits for that.
+    pub golden: bool,
+    /// What is, or would be, done on the others. The image is gone when the job has ended.
+    pub plan: PlanView,
+    /// The job; `None` for a dry run.
+    pub job: Option<JobId>,
 }
 
 /// A request to compare what is in a slot of nodes with what was put there.

@@ -140,6 +140,15 @@ pub enum JobSpec {
         /// When a task is done.
         finish: Finish,
     },
+    /// Put the system that runs on a node into a slot of others.
+    Clone {
+        /// Name that the node had then.
+        from: String,
+        /// The slot.
+        slot: u16,
+        /// When a task of the others is done.
+        finish: Finish,
+    },
 }
 
 impl fmt::Display for JobSpec {
@@ -160,6 +169,7 @@ impl fmt::Display for JobSpec {
             Self::Capture { image, disk, source } => {
                 write!(f, "capture {} as {image}", source.of(disk))
             }
+            Self::Clone { from, slot, .. } => write!(f, "clone {from} to slot {slot}"),
         }
     }
 }
@@ -308,6 +318,14 @@ pub enum Work {
         /// When the task is done.
         finish: Finish,
     },
+    /// Send the files of the system that runs. It is deployed by other tasks of the job, and removed when
+    /// they have ended.
+    Golden {
+        /// What it becomes until then.
+        image: Revision,
+        /// Whether all of it is in the store.
+        is_saved: bool,
+    },
 }
 
 impl Work {
@@ -319,6 +337,7 @@ impl Work {
             | Self::DeployPartitions { finish, .. } => *finish,
             Self::SelectSlot { .. } => Finish::LocalBoot,
             Self::Capture { .. } | Self::Compare { .. } => Finish::Saved,
+            Self::Golden { .. } => Finish::RunsOn,
         }
     }
 
@@ -326,7 +345,9 @@ impl Work {
     pub fn saved(&self) -> Option<&Revision> {
         match self {
             Self::Capture { saved, .. } => saved.as_ref(),
-            Self::Deploy { .. }
+            // Nobody else is to have it.
+            Self::Golden { .. }
+            | Self::Deploy { .. }
             | Self::DeployDisk { .. }
             | Self::DeployPartitions { .. }
             | Self::SelectSlot { .. }
@@ -338,7 +359,8 @@ impl Work {
     pub fn compared(&self) -> Option<&Comparison> {
         match self {
             Self::Compare { found, .. } => found.as_deref(),
-            Self::Deploy { .. }
+            Self::Golden { .. }
+            | Self::Deploy { .. }
             | Self::DeployDisk { .. }
             | Self::DeployPartitions { .. }
             | Self::SelectSlot { .. }
@@ -348,7 +370,13 @@ impl Work {
 
     /// Whether what it was for, where that is not the disk, is there.
     pub fn has_result(&self) -> bool {
-        self.saved().is_some() || self.compared().is_some()
+        let is_saved = matches!(self, Self::Golden { is_saved: true, .. });
+        is_saved || self.saved().is_some() || self.compared().is_some()
+    }
+
+    /// Whether it is for a machine that runs its own system, and no other.
+    pub fn is_golden(&self) -> bool {
+        matches!(self, Self::Golden { .. })
     }
 
     /// Whether what is on the disk is, or may be, another than before when it is not done.
@@ -358,7 +386,7 @@ impl Work {
             | Self::DeployDisk { .. }
             | Self::DeployPartitions { .. }
             | Self::SelectSlot { .. } => true,
-            Self::Capture { .. } | Self::Compare { .. } => false,
+            Self::Capture { .. } | Self::Compare { .. } | Self::Golden { .. } => false,
         }
     }
 
@@ -368,7 +396,10 @@ impl Work {
             Self::Deploy { adaptation, .. }
             | Self::DeployDisk { adaptation, .. }
             | Self::DeployPartitions { adaptation, .. } => Some(adaptation),
-            Self::SelectSlot { .. } | Self::Capture { .. } | Self::Compare { .. } => None,
+            Self::SelectSlot { .. }
+            | Self::Capture { .. }
+            | Self::Compare { .. }
+            | Self::Golden { .. } => None,
         }
     }
 
@@ -379,7 +410,7 @@ impl Work {
             | Self::DeployDisk { image, .. }
             | Self::DeployPartitions { image, .. }
             | Self::Compare { image, .. } => Some(image),
-            Self::SelectSlot { .. } | Self::Capture { .. } => None,
+            Self::SelectSlot { .. } | Self::Capture { .. } | Self::Golden { .. } => None,
         }
     }
 }

@@ -5,7 +5,7 @@ use super::{
     packed, session, side_files, uploads,
     wire::{self, End},
 };
-use crate::pki;
+use crate::{pki, service::Role};
 use metalcast_shared::{
     as_left::MAX_AS_LEFT_BYTES,
     codec::MAX_MESSAGE_BYTES,
@@ -175,10 +175,15 @@ async fn dispatch<F: Fleet, L: Library>(
     let protocol = |what: &'static str| Err(End::Ours(Close::Protocol(what.into())));
     match open {
         Open::Enrol(_) => protocol("this connection has a certificate already"),
-        Open::Session(_) if peer.has_session.swap(true, Ordering::Relaxed) => {
+        Open::Session(_) | Open::Golden(_) if peer.has_session.swap(true, Ordering::Relaxed) => {
             protocol("this connection has a session already")
         }
-        Open::Session(hello) => session::serve(server, peer, hello, send, receive).await,
+        Open::Session(hello) => {
+            session::serve(server, peer, (hello, Role::Node), send, receive).await
+        }
+        Open::Golden(hello) => {
+            session::serve(server, peer, (hello, Role::Golden), send, receive).await
+        }
         Open::Page { revision, partition, page } => {
             chunks::page(server, peer, revision, partition, page, send).await
         }

@@ -50,6 +50,7 @@ async fn exchange<F: Fleet, L: Library>(
     let reply = match open {
         Open::Enrol(request) => decide(server, request).await,
         Open::Session(_)
+        | Open::Golden(_)
         | Open::Page { .. }
         | Open::Chunks { .. }
         | Open::Packed { .. }

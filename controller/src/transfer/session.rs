@@ -5,7 +5,7 @@ use super::{
     connection::Peer,
     wire::{self, End},
 };
-use crate::service::{AGENT_QUEUE, SessionId};
+use crate::service::{AGENT_QUEUE, Role, SessionId};
 use metalcast_shared::{
     codec::MAX_MESSAGE_BYTES,
     to_agent::ToAgent,
@@ -27,7 +27,7 @@ const PRIORITY: i32 = 1;
 pub async fn serve<F: Fleet, L: Library>(
     server: &Server<F, L>,
     peer: &Peer,
-    hello: Hello,
+    (hello, role): (Hello, Role),
     send: &mut SendStream,
     mut receive: RecvStream,
 ) -> Result<(), End> {
@@ -44,7 +44,7 @@ pub async fn serve<F: Fleet, L: Library>(
     let (to_agent, outgoing) = mpsc::channel(AGENT_QUEUE);
     let session = server
         .fleet
-        .session_opened(peer.node, peer.key, hello, to_agent)
+        .session_opened(peer.node, peer.key, hello, role, to_agent)
         .await
         .map_err(|error| End::Ours(Close::Internal(format!("{error:#}"))))?;
     tracing::info!("session began");

@@ -100,9 +100,11 @@ impl Fleet for FakeFleet {
         node: NodeId,
         _: Hash,
         hello: Hello,
+        role: Role,
         to_agent: mpsc::Sender<ToAgent>,
     ) -> anyhow::Result<SessionId> {
-        self.note(format!("opened {node} {}", hello.agent));
+        let golden = if role == Role::Golden { " golden" } else { "" };
+        self.note(format!("opened {node} {}{golden}", hello.agent));
         let welcome = ToAgent::Welcome { name: "node1".into(), standing: Standing::Approved };
         to_agent.send(welcome).await?;
         let mut senders = self.0.senders.lock().unwrap();
@@ -261,7 +263,12 @@ impl Rig {
     }
 
     fn token(&self, expires_unix: i64) -> String {
-        self.pki.seal(&EnrolmentToken { boot: BootId(Uuid::from_u128(1)), mac: MAC, expires_unix })
+        self.pki.seal(&EnrolmentToken {
+            boot: BootId(Uuid::from_u128(1)),
+            mac: MAC,
+            expires_unix,
+            golden: false,
+        })
     }
 
     /// Connects with a certificate for `key`, or without one.
@@ -406,7 +413,7 @@ async fn tokens_that_are_not_ours_are_refused() {
     check("00".into(), "not a sealed token").await;
     let other = Pki::open_or_create(&rig.temp.path().join("other"), now()).unwrap();
     let boot = BootId(Uuid::from_u128(1));
-    let foreign = EnrolmentToken { boot, mac: MAC, expires_unix: now() + 60 };
+    let foreign = EnrolmentToken { boot, mac: MAC, expires_unix: now() + 60, golden: false };
     check(other.seal(&foreign), "not made here").await;
     rig.stop().await;
 }

@@ -6,6 +6,8 @@ mod agent;
 #[cfg(test)]
 mod backup;
 #[cfg(test)]
+mod clone;
+#[cfg(test)]
 mod disk;
 #[cfg(test)]
 mod rig;

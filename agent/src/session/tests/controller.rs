@@ -188,7 +188,9 @@ impl Shared {
             Open::Session(_) if self.behaviour.unwanted => {
                 connection.close(close::SUPERSEDED.into(), b"not to have a session");
             }
-            Open::Session(hello) => return self.session(hello, send, receive).await,
+            Open::Session(hello) | Open::Golden(hello) => {
+                return self.session(hello, send, receive).await;
+            }
             Open::Page { page, .. } => {
                 let bytes = self.image.pages[page as usize].clone();
                 wire::send(&mut send, &PageReply::Page(bytes)).await?;

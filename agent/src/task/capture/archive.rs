@@ -117,17 +117,17 @@ fn send(
 }
 
 /// On one connection.
-struct Attempt<'a> {
-    stream: Stream,
+pub(in crate::task) struct Attempt<'a> {
+    pub(in crate::task) stream: Stream,
     /// What the stream was like behind each chunk when that was read.
-    prints: &'a mut Vec<u64>,
-    wire: &'a mut u64,
-    log: &'a StepLog<'a>,
+    pub(in crate::task) prints: &'a mut Vec<u64>,
+    pub(in crate::task) wire: &'a mut u64,
+    pub(in crate::task) log: &'a StepLog<'a>,
 }
 
 impl Attempt<'_> {
     /// Sends all from a position on; what that was.
-    fn send(
+    pub(in crate::task) fn send(
         &mut self,
         from: UploadPosition,
         total: u64,

@@ -28,7 +28,11 @@ use metalcast_shared::{
     id::{BootId, Mac},
 };
 use serde::Deserialize;
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 use uuid::Uuid;
 
 /// Longest report read.
@@ -42,6 +46,7 @@ pub fn router<N: Nodes>(state: Arc<State<N>>) -> Router {
     Router::new()
         .route("/boot/{name}", get(script_or_boot_file))
         .route("/boot/{link}/segment.cpio", get(segment))
+        .route("/golden/{mac}/segment.cpio", get(golden_segment))
         .route("/ipxe/{name}", get(boot_file))
         .route("/ram/vmlinuz", get(kernel))
         .route("/ram/initramfs", get(initramfs))
@@ -128,7 +133,41 @@ async fn segment<N: Nodes>(
         let text = format!("the boot began more than {LINK_SECONDS} s ago: netboot again\n");
         return (StatusCode::GONE, text).into_response();
     }
-    let token = EnrolmentToken { boot, mac, expires_unix: now + TOKEN_SECONDS };
+    make_segment(&state, (boot, mac), Came::ByNetboot, peer)
+}
+
+/// A machine that did not netboot: whether it may do anything is decided when it enrols.
+async fn golden_segment<N: Nodes>(
+    Shared(state): Shared<Arc<State<N>>>,
+    Path(mac): Path<String>,
+    Extension(Peer(peer)): Extension<Peer>,
+) -> Response {
+    match mac.parse::<Mac>() {
+        Ok(mac) => make_segment(&state, (BootId(Uuid::now_v7()), mac), Came::Golden, peer),
+        Err(error) => {
+            tracing::info!(%peer, "boot segment refused: {error}");
+            (StatusCode::NOT_FOUND, format!("{error}\n")).into_response()
+        }
+    }
+}
+
+/// How a machine came to ask for its segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Came {
+    ByNetboot,
+    /// It runs its own system and offers that.
+    Golden,
+}
+
+fn make_segment<N: Nodes>(
+    state: &State<N>,
+    (boot, mac): (BootId, Mac),
+    came: Came,
+    peer: Ipv4Addr,
+) -> Response {
+    let now = now_unix();
+    let golden = came == Came::Golden;
+    let token = EnrolmentToken { boot, mac, expires_unix: now + TOKEN_SECONDS, golden };
     let config = BootConfig {
         boot,
         mac,
@@ -140,7 +179,7 @@ async fn segment<N: Nodes>(
     let json = serde_json::to_vec(&config).expect("plain data with string keys");
     match metalcast_initramfs::segment(&[(BOOT_CONFIG_PATH, &json, 0o600)]) {
         Ok(bytes) => {
-            tracing::info!(%mac, %boot, %peer, "boot segment");
+            tracing::info!(%mac, %boot, %peer, ?came, "boot segment");
             state.events.note(mac, BootEventKind::Segment);
             ([(header::CONTENT_TYPE, "application/x-cpio")], bytes).into_response()
         }

@@ -1,5 +1,6 @@
 //! `metalcast deploy` and `metalcast boot`
 
+use super::adapt::Adapt;
 use crate::{
     api::code,
     cli::{
@@ -11,19 +12,18 @@ use crate::{
     jobs::plan::LayoutAction,
     service::view::{
         BootAnswer, BootRequest, DeployAnswer, DeployRequest, GrowRequest, GrowView, NodePlanView,
-        PartitionView, PlacedView, PlanView, ReportMode, TargetView,
+        PartitionView, PlacedView, PlanView, TargetView,
     },
 };
 use anyhow::Context;
-use clap::{ArgGroup, Args, ValueEnum};
+use clap::{ArgGroup, Args};
 use metalcast_shared::{
-    fix_up::{Adaptation, AuthorizedKey, FixUpStep, KernelArg},
+    fix_up::Adaptation,
     fresh::{Fresh, FreshKind, FreshLabel},
     id::{ImageRef, Revision},
     node_set::NodeSet,
     to_agent::Placed,
 };
-use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 #[command(group = ArgGroup::new("where").args(["slot", "whole_disk", "partitions"]).required(true))]
@@ -53,21 +53,8 @@ pub(in crate::cli) struct Deploy {
     /// Layout, if not the nodes' own
     #[arg(long)]
     layout: Option<String>,
-    /// Host name, if not the node's name; for one node only
-    #[arg(long)]
-    hostname: Option<String>,
-    /// How the deployed system reports that it is up
-    #[arg(long, value_enum, default_value_t)]
-    report: Report,
-    /// Fix-ups to leave out, such as hostname,ssh-host-keys
-    #[arg(long, value_name = "STEP", value_delimiter = ',')]
-    without: Vec<FixUpStep>,
-    /// File with public keys that may log in as root
-    #[arg(long, value_name = "FILE")]
-    authorized_keys: Option<PathBuf>,
-    /// Word to add to the kernel's command line, such as console=ttyS0,115200
-    #[arg(long = "kernel-arg", value_name = "WORD")]
-    kernel_args: Vec<KernelArg>,
+    #[command(flatten)]
+    adapt: Adapt,
     /// Filesystem to make for a tar archive: ext4, ext3, ext2, xfs or btrfs [default: ext4]
     #[arg(long, value_name = "KIND", conflicts_with = "whole_disk")]
     fs: Option<FreshKind>,
@@ -96,16 +83,6 @@ pub(in crate::cli) struct Deploy {
     yes: bool,
 }
 
-/// How the deployed system reports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Report {
-    /// A systemd unit reports at the first start
-    #[default]
-    Unit,
-    /// It cannot: the deployment ends as "done (unconfirmed)"
-    None,
-}
-
 #[derive(Args)]
 pub(in crate::cli) struct Boot {
     /// Nodes, such as node1,node7 or node[01-16]
@@ -127,12 +104,8 @@ pub(in crate::cli) async fn deploy(
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
     let wait = Wait::from(command.wait);
-    let adaptation = Adaptation {
-        without: command.without,
-        authorized_keys: authorized_keys(command.authorized_keys.as_deref())?,
-        kernel_args: command.kernel_args,
-        post_install: None,
-    };
+    let report = command.adapt.report();
+    let (hostname, adaptation) = command.adapt.adaptation()?;
     let request = DeployRequest {
         image: command.image.to_string(),
         slot: command.slot,
@@ -142,11 +115,8 @@ pub(in crate::cli) async fn deploy(
         partition: command.partition,
         disk: command.disk,
         layout: command.layout,
-        hostname: command.hostname,
-        report: match command.report {
-            Report::Unit => ReportMode::Unit,
-            Report::None => ReportMode::None,
-        },
+        hostname,
+        report,
         adaptation,
         fs: command.fs,
         label: command.label,
@@ -156,17 +126,21 @@ pub(in crate::cli) async fn deploy(
         dry_run: command.dry_run,
         yes: command.yes,
     };
-    let answer: DeployAnswer = match client.post("/deployments", &request).await {
-        Err(CallError::Refused(problem)) if problem.code == code::NEEDS_YES => {
-            if let Some(plan) = problem.plan.as_ref().filter(|_| !printer.is_json()) {
-                printer.talk(&describe(plan, printer));
-            }
-            return Err(CallError::Refused(problem).into());
-        }
-        answer => answer?,
-    };
+    let answer = client.post("/deployments", &request).await;
+    let answer: DeployAnswer = answer.map_err(|error| shown_plan(error, printer))?;
     let plan = describe(&answer.plan, printer);
     watch::planned(&answer, answer.job, plan, wait, (client, printer)).await
+}
+
+/// Shows the plan that was refused because of what would be lost.
+pub(super) fn shown_plan(error: CallError, printer: &Printer) -> CallError {
+    if let CallError::Refused(problem) = &error
+        && problem.code == code::NEEDS_YES
+        && let Some(plan) = problem.plan.as_ref().filter(|_| !printer.is_json())
+    {
+        printer.talk(&describe(plan, printer));
+    }
+    error
 }
 
 pub(in crate::cli) async fn boot(
@@ -181,17 +155,16 @@ pub(in crate::cli) async fn boot(
     watch::ordered(&answer, answer.job, wait, (client, printer)).await
 }
 
-fn authorized_keys(file: Option<&Path>) -> anyhow::Result<Vec<AuthorizedKey>> {
-    let Some(path) = file else { return Ok(Vec::new()) };
-    let keys = std::fs::read_to_string(path)
-        .map_err(anyhow::Error::from)
-        .and_then(|text| Ok(AuthorizedKey::all_of(&text)?));
-    keys.with_context(|| format!("reading {}", path.display()))
+fn describe(plan: &PlanView, printer: &Printer) -> String {
+    let mut lines = describe_target(&plan.image, &plan.target);
+    lines.extend(describe_nodes(plan, printer));
+    lines.join("\n")
 }
 
-fn describe(plan: &PlanView, printer: &Printer) -> String {
-    let PlanView { image, target, adaptation, nodes } = plan;
-    let mut lines = describe_target(image, target);
+/// How the systems are adapted, and what happens on each node.
+pub(super) fn describe_nodes(plan: &PlanView, printer: &Printer) -> Vec<String> {
+    let PlanView { adaptation, nodes, .. } = plan;
+    let mut lines = Vec::new();
     let Adaptation { without, authorized_keys, kernel_args, post_install } = adaptation;
     let list = |words: Vec<String>| words.join(" ");
     for (what, words) in [
@@ -207,7 +180,7 @@ fn describe(plan: &PlanView, printer: &Printer) -> String {
     for node in nodes {
         describe_node(node, &mut lines, printer);
     }
-    lines.join("\n")
+    lines
 }
 
 fn describe_target(image: &Revision, target: &TargetView) -> Vec<String> {
@@ -278,8 +251,11 @@ fn describe_node(node: &NodePlanView, lines: &mut Vec<String>, printer: &Printer
     for warning in &node.warnings {
         lines.push(format!("  {}   {warning}", printer.paint("WARNING", Tone::Attention)));
     }
-    let (write, wire) = (bytes(node.write_bytes), bytes(node.wire_bytes));
-    lines.push(format!("  transfer  {wire} to write {write}"));
+    // Of a system that is still to be read nothing is known.
+    if node.write_bytes > 0 {
+        let (write, wire) = (bytes(node.write_bytes), bytes(node.wire_bytes));
+        lines.push(format!("  transfer  {wire} to write {write}"));
+    }
 }
 
 fn describe_growth(grow: &GrowView, lines: &mut Vec<String>) {

@@ -165,6 +165,9 @@ fn state(node: &NodeView, printer: &Printer) -> String {
 }
 
 fn seen(node: &NodeView) -> String {
+    if node.golden {
+        return "connected (golden)".into();
+    }
     if node.online {
         return "connected".into();
     }

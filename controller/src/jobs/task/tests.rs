@@ -94,6 +94,34 @@ fn a_cancelled_task_waits_for_the_agents_safe_point() {
 }
 
 #[test]
+fn a_clone_awaits_its_source_and_fails_with_it() {
+    let awaiting = || Life::awaiting(NodeId(Uuid::nil()), 1000);
+    let (life, effects) = step(&awaiting(), &ready(1, None), 2000);
+    assert_eq!((life.state.name(), effects), ("awaiting-source", vec![]), "nothing is handed out");
+    let (life, _) = step(&life, &TaskEvent::SourceReady, 3000);
+    assert_eq!(life, Life::new(3000), "the time to netboot begins now");
+    let failed = TaskEvent::SourceFailed { cause: "the source failed: disk".into() };
+    assert_eq!(step(&life, &failed, 0).0, life, "too late");
+    let (life, effects) = step(&awaiting(), &failed, 3000);
+    assert_eq!((life.state.why().unwrap().as_str(), effects), ("the source failed: disk", vec![]));
+    let cancel = TaskEvent::CancelAsked { reason: "asked".into() };
+    let (life, effects) = step(&awaiting(), &cancel, 3000);
+    assert_eq!((life.state.name(), effects), ("cancelled", vec![]));
+    let late = deadline(&awaiting(), NEVER, 1_800_000).unwrap();
+    assert!(late.at > 1000 + 1_800_000 + WORK_LIMIT_MS, "its source ends first: {late:?}");
+    assert!(late.cause.contains("the system of the source did not come within 24 h"), "{late:?}");
+}
+
+#[test]
+fn a_machine_that_runs_on_is_done_without_a_restart() {
+    let done = TaskEvent::WorkDone { finish: Finish::RunsOn };
+    let (life, _) = step(&Life::new(0), &ready(1, None), 0);
+    let (life, _) = step(&life, &TaskEvent::Progressed, 0);
+    let (life, effects) = step(&life, &done, 0);
+    assert_eq!((life.state.name(), effects), ("done", vec![]));
+}
+
+#[test]
 fn deadlines_name_what_did_not_happen() {
     let check = |life: &Life, last_seen, at, part: &str| {
         let heard = Heard { started: 0, agent: last_seen, work: last_seen };
@@ -159,6 +187,9 @@ fn any_event() -> impl Strategy<Value = TaskEvent> {
         Just(TaskEvent::WorkFailed { cause: "disk full".into() }),
         Just(TaskEvent::SentToDisk),
         Just(TaskEvent::Reported),
+        Just(TaskEvent::SourceReady),
+        Just(TaskEvent::SourceFailed { cause: "it is gone".into() }),
+        Just(TaskEvent::WorkDone { finish: Finish::RunsOn }),
         Just(TaskEvent::CancelAsked { reason: "asked".into() }),
         Just(TaskEvent::Expired { cause: "late".into() }),
     ]
@@ -168,9 +199,10 @@ proptest! {
     /// Whatever happens in whatever order: the invariants at the head of the module hold.
     #[test]
     fn invariants_hold(
+        awaits in any::<bool>(),
         events in prop::collection::vec(any_event(), 0..80),
     ) {
-        let mut life = Life::new(0);
+        let mut life = if awaits { Life::awaiting(NodeId(Uuid::nil()), 0) } else { Life::new(0) };
         for (second, event) in events.iter().enumerate() {
             let (next, effects) = step(&life, event, second as i64);
             let handed = effects.contains(&TaskEffect::HandOut);
@@ -183,7 +215,8 @@ proptest! {
             let is_over = matches!(next.state, TaskState::WorkDone { .. });
             prop_assert!(!effects.contains(&TaskEffect::BootFromDisk) || is_over);
             if let TaskState::Done { confirmed } = next.state {
-                let reported = *event == TaskEvent::Reported;
+                let reported = *event == TaskEvent::Reported
+                    || *event == TaskEvent::WorkDone { finish: Finish::RunsOn };
                 prop_assert!(life.state.has_ended() || confirmed == reported);
             }
             life = next;
@@ -196,8 +229,11 @@ proptest! {
     }
 
     #[test]
-    fn states_survive_the_store(events in prop::collection::vec(any_event(), 0..20)) {
-        let mut life = Life::new(7);
+    fn states_survive_the_store(
+        awaits in any::<bool>(),
+        events in prop::collection::vec(any_event(), 0..20),
+    ) {
+        let mut life = if awaits { Life::awaiting(NodeId(Uuid::nil()), 7) } else { Life::new(7) };
         for event in &events {
             life = step(&life, event, 9).0;
             let text = serde_json::to_string(&life.state).unwrap();

@@ -1,7 +1,7 @@
 use super::rig::{Machine, Rig, code};
 use crate::{
     pki::RefusedCertificate,
-    service::{BootEventKind, EnrolRefusal, Run, ScriptAnswer},
+    service::{BootEventKind, EnrolRefusal, Role, Run, ScriptAnswer},
 };
 use metalcast_netboot::table::BootAnswer;
 use metalcast_shared::{
@@ -75,7 +75,7 @@ async fn a_token_for_another_address_is_refused() {
     machine.disks.clear();
     let fingerprint_of = machine.clone();
     machine.mac = Mac([2, 0, 0, 0, 0, 9]);
-    let token = EnrolmentToken { boot, mac: machine.mac, expires_unix: i64::MAX };
+    let token = EnrolmentToken { boot, mac: machine.mac, expires_unix: i64::MAX, golden: false };
     let fingerprint = Fingerprint { macs: vec![fingerprint_of.mac], ..Fingerprint::default() };
     let answer = rig.service.enrol(token, Hash([1; 32]), fingerprint).await;
     assert!(matches!(answer, Err(EnrolRefusal::WrongMac { .. })), "{answer:?}");
@@ -88,7 +88,7 @@ async fn a_refused_enrolment_is_found_with_the_node_whose_token_it_was() {
     rig.agent(&machine).await;
     let refused = async |expires_unix: i64, shown: Mac, expected: &str| {
         let boot = BootId(Uuid::now_v7());
-        let token = EnrolmentToken { boot, mac: machine.mac, expires_unix };
+        let token = EnrolmentToken { boot, mac: machine.mac, expires_unix, golden: false };
         let fingerprint = Fingerprint { macs: vec![shown], ..Fingerprint::default() };
         let answer = rig.service.enrol(token, Hash([1; 32]), fingerprint).await;
         assert!(answer.unwrap_err().to_string().contains(expected));
@@ -218,7 +218,8 @@ async fn an_older_key_opens_nothing() {
     assert!(agent.is_cut_off());
     assert!(!rig.service.may_read(node, old, &image));
     let (to_agent, _from) = tokio::sync::mpsc::channel(1);
-    let error = rig.service.session_opened(node, old, rig.hello(boot, None), to_agent).await;
+    let error =
+        rig.service.session_opened(node, old, rig.hello(boot, None), Role::Node, to_agent).await;
     assert!(error.unwrap_err().to_string().contains("enrolled as node1 since"));
     let again = rig.connect(&machine, node, boot, None).await;
     assert!(rig.service.may_read(again.node, rig.key(node).await, &image));

@@ -5,7 +5,7 @@ use crate::{
     images::DiskImage,
     service::{
         AGENT_QUEUE, BootEvent, BootEventKind, Catalog, EnrolRefusal, Parts, Refusal,
-        ReportRefusal, ScriptAnswer, Service, SessionId,
+        ReportRefusal, Role, ScriptAnswer, Service, SessionId,
         view::{BootRequest, DeployAnswer, DeployRequest, JobView, TaskView},
     },
     store::Store,
@@ -25,6 +25,7 @@ use metalcast_shared::{
     version,
 };
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr},
     path::Path,
     sync::{
@@ -63,6 +64,10 @@ pub struct OneImage {
     pub filesystem: Mutex<Option<&'static str>>,
     /// What it says of itself, if it is an archive.
     pub index: Mutex<tar::Index>,
+    /// Archives of running systems.
+    pub clones: Mutex<BTreeSet<Revision>>,
+    /// Bytes that those need.
+    pub clone_bytes: AtomicI64,
 }
 
 impl OneImage {
@@ -77,10 +82,11 @@ impl Catalog for OneImage {
     }
 
     fn manifest(&self, revision: &Revision) -> anyhow::Result<Option<(Manifest, SignedManifest)>> {
-        if *revision != Self::revision() || self.removed.load(Ordering::Relaxed) {
+        let is_clone = self.clones.lock().unwrap().contains(revision);
+        if !is_clone && (*revision != Self::revision() || self.removed.load(Ordering::Relaxed)) {
             return Ok(None);
         }
-        let partition = Partition {
+        let mut partition = Partition {
             name: "sda1".into(),
             filesystem: self.filesystem.lock().unwrap().unwrap_or("ext4").into(),
             file: "sda1.ext4-ptcl-img.zst".into(),
@@ -94,6 +100,10 @@ impl Catalog for OneImage {
             file_bytes: 5_000_100,
             pages: Vec::new(),
         };
+        if is_clone {
+            (partition.name, partition.filesystem) = ("system".into(), "tar".into());
+            partition.device_bytes = self.clone_bytes.load(Ordering::Relaxed).cast_unsigned();
+        }
         let manifest = Manifest {
             version: version::MANIFEST,
             revision: revision.clone(),
@@ -115,6 +125,15 @@ impl Catalog for OneImage {
 
     fn remove(&self, _: &Revision) -> anyhow::Result<bool> {
         Ok(!self.removed.swap(true, Ordering::Relaxed))
+    }
+
+    fn clones(&self) -> anyhow::Result<Vec<Revision>> {
+        Ok(self.clones.lock().unwrap().iter().cloned().collect())
+    }
+
+    fn remove_clone(&self, revision: &Revision) -> anyhow::Result<()> {
+        self.clones.lock().unwrap().remove(revision);
+        Ok(())
     }
 }
 
@@ -265,6 +284,18 @@ impl Rig {
         agent
     }
 
+    /// A machine that runs its own system, which is approved as `name`.
+    pub async fn golden(&self, machine: &Machine, name: &str) -> Agent {
+        let boot = BootId(Uuid::now_v7());
+        let token = EnrolmentToken { boot, mac: machine.mac, expires_unix: i64::MAX, golden: true };
+        let node = self.service.enrol(token, Hash([77; 32]), machine.fingerprint()).await.unwrap();
+        let mut agent = self.connect_as(Role::Golden, machine, node, (boot, None)).await;
+        agent.say(ToController::Inventory(Box::new(machine.inventory()))).await.unwrap();
+        self.service.approve(name, "tester").await.unwrap();
+        while agent.heard().is_some_and(|heard| !matches!(heard, ToAgent::Task(_))) {}
+        agent
+    }
+
     /// From the boot script to the enrolment with a key of this number.
     pub async fn netboot(
         &self,
@@ -286,7 +317,8 @@ impl Rig {
         boot: BootId,
         key: u8,
     ) -> Result<NodeId, EnrolRefusal> {
-        let token = EnrolmentToken { boot, mac: machine.mac, expires_unix: i64::MAX };
+        let token =
+            EnrolmentToken { boot, mac: machine.mac, expires_unix: i64::MAX, golden: false };
         self.service.enrol(token, Hash([key; 32]), machine.fingerprint()).await
     }
 
@@ -307,10 +339,20 @@ impl Rig {
         boot: BootId,
         task: Option<TaskId>,
     ) -> Agent {
+        self.connect_as(Role::Node, machine, node, (boot, task)).await
+    }
+
+    pub async fn connect_as(
+        &self,
+        role: Role,
+        machine: &Machine,
+        node: NodeId,
+        (boot, task): (BootId, Option<TaskId>),
+    ) -> Agent {
         let (to_agent, from_controller) = mpsc::channel(AGENT_QUEUE);
         let hello = self.hello(boot, task);
         let key = self.key(node).await;
-        let session = self.service.session_opened(node, key, hello, to_agent).await.unwrap();
+        let session = self.service.session_opened(node, key, hello, role, to_agent).await.unwrap();
         let (service, machine) = (self.service.clone(), machine.clone());
         Agent { service, machine, node, boot, session, from_controller, said: 0, task: None }
     }
