@@ -193,6 +193,7 @@ impl Service {
             Work::Golden { image, .. } => bail!("it was to become {image}, not {revision}"),
             Work::Deploy { .. }
             | Work::DeployDisk { .. }
+            | Work::DeployPartitions { .. }
             | Work::SelectSlot { .. }
             | Work::Compare { .. } => bail!("the task is no capture"),
         }

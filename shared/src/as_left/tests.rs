@@ -1,6 +1,7 @@
 use super::*;
 
 type Spoil = fn(&mut AsLeft);
+type SpoilBlocks = fn(&mut LeftBlocks);
 
 fn left() -> AsLeft {
     let of = |number, blocks| LeftPartition {
@@ -45,7 +46,7 @@ fn what_was_left_is_read_as_it_was_written_unless_it_contradicts_itself() {
         let error = AsLeft::decode(&left.encode()).unwrap_err().to_string();
         assert!(error.contains(what), "{what}: {error}");
     }
-    let spoils: [(&str, fn(&mut LeftBlocks)); 8] = [
+    let spoils: [(&str, SpoilBlocks); 8] = [
         ("block size", |left| left.block_bytes = 0),
         ("beyond their partition", |left| left.total_blocks = u64::MAX),
         ("chunks out of order", |left| left.chunks.swap(0, 1)),

@@ -99,6 +99,7 @@ fn describe(answer: &CloneAnswer, printer: &Printer) -> String {
         }
         TargetView::Slot { slot, fresh: None, .. } => format!("into slot {slot}"),
         TargetView::WholeDisk { .. } => "to the whole disk".to_owned(),
+        TargetView::Partitions { .. } => "into partitions".to_owned(),
     };
     let mut lines = vec![
         format!("the running system of {from} ({state}), {into}:"),

@@ -15,7 +15,6 @@ use crate::{
         PartitionView, PlacedView, PlanView, TargetView,
     },
 };
-use anyhow::Context;
 use clap::{ArgGroup, Args};
 use metalcast_shared::{
     fix_up::Adaptation,
