@@ -84,13 +84,13 @@ enum Command {
     /// Images
     #[command(subcommand)]
     Image(images::Command),
-    /// Put an image into a slot of nodes
+    /// Put an image into a slot of nodes, onto a whole disk or into partitions of it
     Deploy(Box<deploy::Deploy>),
     /// Put the system that runs on a node into a slot of others, without an image in between
     Clone(Box<clone::Clone>),
     /// Save a slot, a disk or partitions of a node as an image
     Capture(capture::Capture),
-    /// Compare what is in a slot of nodes with what was put there
+    /// Compare a slot or a whole disk of nodes with what was put there
     Verify(verify::Verify),
     /// Start a slot that was deployed before
     Boot(deploy::Boot),

@@ -8,7 +8,7 @@
 //!                       ├─ Packed ─── tools that belong to the RAM image, what a project adds
 //!                       ├─ SideFile ─ a small file beside an image
 //!                       ├─ Upload ─── what a task captures, into the store
-//!                       └─ Record, AsLeft ── what a deploy left in its slot, in and out
+//!                       └─ Record, AsLeft ── what a deploy left, in and out
 //! ```
 //!
 //! What is decided about nodes is the [`Fleet`]'s business, what is in an image the [`Library`]'s.

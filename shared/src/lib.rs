@@ -1,8 +1,9 @@
 //! What the controller and the agent both say: identifiers, wire messages, the image manifest and
 //! the pure logic on them.
 //!
-//! No I/O, no clock, no async. Wire enums are append-only: a new variant goes to the end, and what
-//! a variant or struct holds never changes; `tests/golden.rs` holds the bytes of every version.
+//! No I/O, no clock, no async. Within a version of the protocol, wire enums are append-only: a new variant
+//! goes to the end, and what a variant or struct holds never changes; `tests/golden.rs` holds the bytes of
+//! the version.
 
 pub mod as_left;
 pub mod boot;

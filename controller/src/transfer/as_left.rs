@@ -1,4 +1,4 @@
-//! What deploys left in their slots: taken from the agents that deployed, given to those that compare.
+//! What deploys left: taken from the agents that deployed, given to those that compare.
 
 use super::{
     Fleet, Library, Server,

@@ -1,4 +1,5 @@
-//! Under construction.
+//! What lies on disks and in images: tables, boot loaders, filesystems as far as they have to be understood, and the
+//! forms that images have. Bytes in, bytes out; files are opened of image directories only.
 
 pub mod bpb;
 mod bytes;
