@@ -1,4 +1,4 @@
-//! What a deploy left in its slot: handed to the controller, and had back from it.
+//! What a deploy left: handed to the controller, and had back from it.
 
 use super::{
     fetch::{Line, WantedFile, limited},
@@ -21,7 +21,7 @@ impl Line {
         self.insist("what the deploy left", hand_over).await.map(drop)
     }
 
-    /// What the deploy left in the slot that this task compares.
+    /// What the deploy left of what this task compares.
     pub(super) async fn as_left(&self, task: TaskId, packed: Packed) -> anyhow::Result<Vec<u8>> {
         let Packed { bytes, hash } = packed;
         ensure!(bytes <= MAX_AS_LEFT_BYTES, "{bytes} bytes are too many");
