@@ -108,6 +108,13 @@ fn check(case: &Case) -> Result<()> {
         let file = lab.dir().join(serial(1));
         noise(DISK_MIB, &file)?;
         partitioned(&file, DISK_MIB, case.table)?;
+        // Something that is lost.
+        let old = LoopDisk::attach(&file)?;
+        old.reread_partitions()?;
+        for number in case.targets {
+            let mut mke2fs = Command::new("mke2fs");
+            run(mke2fs.args(["-q", "-F", "-t", "ext2"]).arg(old.partition(number)?))?;
+        }
         Ok(file)
     };
     let mut scene = Scene::with(case.name, case.subnet, &Setup::default(), disk)?;
