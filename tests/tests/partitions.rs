@@ -5,13 +5,14 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use metalcast_tests::lab::Lab;
 use metalcast_tests::loopdev::LoopDisk;
-use metalcast_tests::process::run;
+use metalcast_tests::process::{pause, run};
 use metalcast_tests::rig::Setup;
-use metalcast_tests::scene::{Scene, notes, serial};
+use metalcast_tests::scene::{Scene, WORK, notes, serial};
 
 const MIB: u64 = 1 << 20;
 
@@ -103,6 +104,23 @@ fn places(dump: &str, numbers: [u32; 2]) -> Result<Vec<(u64, u64)>> {
     numbers.into_iter().map(place).collect()
 }
 
+/// The kernel learns of the partitions, as a machine's does when it starts, and the node tells what is in them.
+fn show_partitions(scene: &mut Scene) -> Result<()> {
+    scene.host.disk().reread_partitions()?;
+    scene.agent.kill();
+    scene.restart_agent()?;
+    let deadline = Instant::now() + WORK;
+    loop {
+        let node = scene.rig.ask(&["node", "show", &scene.node])?;
+        let contents = node["inventory"]["disks"][0]["contents"].as_array();
+        if contents.is_some_and(|all| all.iter().any(|one| one["partition"].is_u64())) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "nothing is seen in the partitions: {node:#}");
+        pause()?;
+    }
+}
+
 fn check(case: &Case) -> Result<()> {
     let disk = |lab: &Lab| {
         let file = lab.dir().join(serial(1));
@@ -118,6 +136,7 @@ fn check(case: &Case) -> Result<()> {
         Ok(file)
     };
     let mut scene = Scene::with(case.name, case.subnet, &Setup::default(), disk)?;
+    show_partitions(&mut scene)?;
     let image = image(scene.lab.dir())?;
     scene.rig.cli(&["image", "import", image.to_str().context("a path")?, "lab/win10"])?;
     scene.host.slow_down(&scene.lab, CABLE_MBIT)?;
@@ -174,7 +193,7 @@ fn sector(disk: &Path, at: u64) -> Result<Vec<u8>> {
 
 /// The files are those that were saved.
 fn contents(scene: &Scene, ntfs: PathBuf, ext4: PathBuf) -> Result<()> {
-    let compare = "ntfscat -q \"$0\" data | cmp - content; debugfs -R 'dump /data dumped' \"$1\"; cmp dumped files/data";
+    let compare = "ntfscat -f -q \"$0\" data | cmp - content; debugfs -R 'dump /data dumped' \"$1\"; cmp dumped files/data";
     let mut command = Command::new("sh");
     run(command.args(["-ec", compare]).arg(ntfs).arg(ext4).current_dir(scene.lab.dir())).map(drop)
 }
