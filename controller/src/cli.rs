@@ -90,7 +90,8 @@ enum Command {
     Clone(Box<clone::Clone>),
     /// Save a slot, a disk or partitions of a node as an image
     Capture(capture::Capture),
-    /// Compare a slot or a whole disk of nodes with what was put there
+    /// Compare a slot or a whole disk of nodes with what was put there; with --wait, 8 is the exit code if
+    /// something has drifted
     Verify(verify::Verify),
     /// Start a slot that was deployed before
     Boot(deploy::Boot),

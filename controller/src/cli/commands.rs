@@ -10,6 +10,7 @@ pub(super) mod jobs;
 pub(super) mod nodes;
 pub(super) mod ports;
 pub(super) mod verify;
+mod waiting;
 
 use super::{
     client::{CallError, Client},

@@ -1,11 +1,12 @@
 //! `metalcast capture`
 
+use super::waiting::Waiting;
 use crate::{
     cli::{
         client::Client,
         exit::Exit,
         output::{Printer, bytes},
-        watch::{self, Wait},
+        watch,
     },
     service::view::{CaptureAnswer, CapturePlanView, CaptureRequest},
 };
@@ -44,12 +45,8 @@ pub(in crate::cli) struct Capture {
     /// Save the slot's files as a tar archive, which goes into a fresh filesystem of any kind and size
     #[arg(long, requires = "slot", conflicts_with_all = ["raw", "name"])]
     tar: bool,
-    /// Seconds that the node may take to netboot [default: 1800]
-    #[arg(long, value_name = "SECONDS")]
-    timeout: Option<u64>,
-    /// Wait for the end, or for that many seconds
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
-    wait: Option<Option<u64>>,
+    #[command(flatten)]
+    waiting: Waiting,
     /// Only print what would be done
     #[arg(long)]
     dry_run: bool,
@@ -60,7 +57,7 @@ pub(in crate::cli) async fn capture(
     client: &Client,
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
-    let wait = Wait::from(command.wait);
+    let wait = command.waiting.wait();
     let request = CaptureRequest {
         image: command.image.to_string(),
         node: command.node,
@@ -72,7 +69,7 @@ pub(in crate::cli) async fn capture(
         force: command.force,
         raw: command.raw,
         tar: command.tar,
-        timeout_seconds: command.timeout,
+        timeout_seconds: command.waiting.timeout,
         dry_run: command.dry_run,
     };
     let answer: CaptureAnswer = client.post("/captures", &request).await?;

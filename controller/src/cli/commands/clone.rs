@@ -3,14 +3,10 @@
 use super::{
     adapt::Adapt,
     deploy::{describe_nodes, shown_plan},
+    waiting::Waiting,
 };
 use crate::{
-    cli::{
-        client::Client,
-        exit::Exit,
-        output::Printer,
-        watch::{self, Wait},
-    },
+    cli::{client::Client, exit::Exit, output::Printer, watch},
     service::view::{CloneAnswer, CloneRequest, TargetView},
 };
 use clap::Args;
@@ -44,12 +40,8 @@ pub(in crate::cli) struct Clone {
     /// Label of that filesystem
     #[arg(long)]
     label: Option<FreshLabel>,
-    /// Seconds that nodes may take to netboot, and the system to offer itself [default: 1800]
-    #[arg(long, value_name = "SECONDS")]
-    timeout: Option<u64>,
-    /// Wait for the end, or for that many seconds
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
-    wait: Option<Option<u64>>,
+    #[command(flatten)]
+    waiting: Waiting,
     /// Only print what would be done
     #[arg(long)]
     dry_run: bool,
@@ -63,7 +55,7 @@ pub(in crate::cli) async fn clone(
     client: &Client,
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
-    let wait = Wait::from(command.wait);
+    let wait = command.waiting.wait();
     let report = command.adapt.report();
     let (hostname, adaptation) = command.adapt.adaptation()?;
     let request = CloneRequest {
@@ -77,7 +69,7 @@ pub(in crate::cli) async fn clone(
         adaptation,
         fs: command.fs,
         label: command.label,
-        timeout_seconds: command.timeout,
+        timeout_seconds: command.waiting.timeout,
         dry_run: command.dry_run,
         yes: command.yes,
     };

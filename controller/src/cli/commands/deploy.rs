@@ -1,13 +1,13 @@
 //! `metalcast deploy` and `metalcast boot`
 
-use super::adapt::Adapt;
+use super::{adapt::Adapt, waiting::Waiting};
 use crate::{
     api::code,
     cli::{
         client::{CallError, Client},
         exit::Exit,
         output::{Printer, Tone, bytes},
-        watch::{self, Wait},
+        watch,
     },
     jobs::plan::LayoutAction,
     service::view::{
@@ -68,12 +68,8 @@ pub(in crate::cli) struct Deploy {
     /// last partition, or the one of this number, and its filesystem the disk
     #[arg(long, value_name = "NUMBER", num_args = 0..=1, require_equals = true)]
     grow: Option<Option<u16>>,
-    /// Seconds that nodes may take to netboot [default: 1800]
-    #[arg(long, value_name = "SECONDS")]
-    timeout: Option<u64>,
-    /// Wait for the end, or for that many seconds
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
-    wait: Option<Option<u64>>,
+    #[command(flatten)]
+    waiting: Waiting,
     /// Only print what would be done
     #[arg(long)]
     dry_run: bool,
@@ -89,12 +85,8 @@ pub(in crate::cli) struct Boot {
     /// The slot: its partition number
     #[arg(long)]
     slot: u16,
-    /// Seconds that nodes may take to netboot [default: 1800]
-    #[arg(long, value_name = "SECONDS")]
-    timeout: Option<u64>,
-    /// Wait for the end, or for that many seconds
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
-    wait: Option<Option<u64>>,
+    #[command(flatten)]
+    waiting: Waiting,
 }
 
 pub(in crate::cli) async fn deploy(
@@ -102,7 +94,7 @@ pub(in crate::cli) async fn deploy(
     client: &Client,
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
-    let wait = Wait::from(command.wait);
+    let wait = command.waiting.wait();
     let report = command.adapt.report();
     let (hostname, adaptation) = command.adapt.adaptation()?;
     let request = DeployRequest {
@@ -121,7 +113,7 @@ pub(in crate::cli) async fn deploy(
         label: command.label,
         fresh_ids: command.fresh_ids,
         grow: command.grow.map(|partition| GrowRequest { partition }),
-        timeout_seconds: command.timeout,
+        timeout_seconds: command.waiting.timeout,
         dry_run: command.dry_run,
         yes: command.yes,
     };
@@ -147,8 +139,8 @@ pub(in crate::cli) async fn boot(
     client: &Client,
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
-    let wait = Wait::from(command.wait);
-    let Boot { nodes, slot, timeout: timeout_seconds, .. } = command;
+    let Boot { nodes, slot, waiting } = command;
+    let (wait, timeout_seconds) = (waiting.wait(), waiting.timeout);
     let request = BootRequest { nodes: nodes.names().collect(), slot, timeout_seconds };
     let answer: BootAnswer = client.post("/boots", &request).await?;
     watch::ordered(&answer, answer.job, wait, (client, printer)).await

@@ -1,11 +1,12 @@
 //! `metalcast verify`
 
+use super::waiting::Waiting;
 use crate::{
     cli::{
         client::Client,
         exit::Exit,
         output::{Printer, bytes},
-        watch::{self, Wait},
+        watch,
     },
     service::view::{VerifyAnswer, VerifyPlanView, VerifyRequest},
 };
@@ -32,12 +33,8 @@ pub(in crate::cli) struct Verify {
     /// Partition of the image, if it has several and it is not known which was deployed
     #[arg(long, conflicts_with = "whole_disk")]
     partition: Option<String>,
-    /// Seconds that nodes may take to netboot [default: 1800]
-    #[arg(long, value_name = "SECONDS")]
-    timeout: Option<u64>,
-    /// Wait for the end, or for that many seconds; 8 is the exit code if something has drifted
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
-    wait: Option<Option<u64>>,
+    #[command(flatten)]
+    waiting: Waiting,
     /// Only print what would be compared
     #[arg(long)]
     dry_run: bool,
@@ -48,14 +45,14 @@ pub(in crate::cli) async fn verify(
     client: &Client,
     printer: &Printer,
 ) -> anyhow::Result<Exit> {
-    let wait = Wait::from(command.wait);
+    let wait = command.waiting.wait();
     let request = VerifyRequest {
         nodes: command.nodes.names().collect(),
         slot: command.slot,
         whole_disk: command.whole_disk,
         disk: command.disk,
         partition: command.partition,
-        timeout_seconds: command.timeout,
+        timeout_seconds: command.waiting.timeout,
         dry_run: command.dry_run,
     };
     let answer: VerifyAnswer = client.post("/verifications", &request).await?;
